@@ -1,0 +1,70 @@
+"""firstcue: what a network learned first, what it leans on, and how to repair it.
+
+Every public name is listed below under the question it answers, beside the module that holds it.
+Modules are loaded when a name is first used, so that `import firstcue` costs no torch import.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    # the things every measure speaks of
+    "Batch": "batch",
+    "Moments": "moments",
+    "jackknife": "moments",
+    "ledoit_wolf": "shrinkage",
+    "oas": "shrinkage",
+    "random_matrix_shrinkage": "shrinkage",
+    # which statistics carry a concept, and how to remove them
+    "leace": "erasure.leace",
+    "leace_continuous": "erasure.leace",
+    "oracle_leace": "erasure.oracle",
+    "qleace": "erasure.qleace",
+    "fold": "erasure.fold",
+    "injection": "erasure.injection",
+    "save": "erasure.storage",
+    "load": "erasure.storage",
+    "linear_probe": "probes",
+    "quadratic_probe": "probes",
+    "strong_probe": "probes",
+    # looking inside a model
+    "layer_moments": "layers",
+    "activations": "layers",
+    "find_head": "layers",
+    # which group is served worst, and through which cue
+    "dominoes": "spurious.compose",
+    "overlay": "spurious.compose",
+    "group_metrics": "spurious.metrics",
+    "decode": "spurious.decode",
+    "association": "spurious.reliance",
+    "accuracy_gap": "spurious.reliance",
+    "edit_reliance": "spurious.reliance",
+    # over time, and repair
+    "train": "training.loop",
+    "mean_gradient": "training.loop",
+    "Recorder": "training.recorder",
+    "log_spaced": "training.recorder",
+    "retrain_last_layer": "training.retrain",
+    # for people
+    "Finding": "finding",
+    "Report": "finding",
+    "audit": "auditing.model",
+    "audit_embeddings": "auditing.embeddings",
+    "fix": "auditing.fixing",
+}
+
+__all__ = ["__version__", *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'firstcue' has no attribute {name!r}; public names: {', '.join(sorted(_HOME))}")
+    value = getattr(import_module(f"firstcue.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,251 @@
+"""What an audit says: findings, group table, learning order, remedies. Data only; rendering lives in `report`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Verdict = Literal["shortcut", "no shortcut found", "inconclusive"]
+Status = Literal["relies", "no shortcut found", "not identifiable", "inconclusive", "inferred"]
+Severity = Literal["none", "slight", "clear", "severe"]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Interval(_Value):
+    """A number with its 95 % interval, the rows behind it, and what an empty measurement would give."""
+
+    value: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int | None = Field(None, description="rows the number was measured on")
+    baseline: float | None = Field(None, description="the same number where there is nothing to find")
+    baseline_kind: str | None = Field(None, description="what the baseline is: shuffled labels, random direction, untrained network, majority class")
+
+
+class Finding(_Value):
+    """One measured statement about one cue."""
+
+    id: str = Field(description="lens/cue/layer/measure")
+    cue: str
+    kind: str = Field(description="what was measured: reliance by edit, reliance by erasure, decodability, inferred cluster ...")
+    layer: str | None = None
+    status: Status
+    severity: Severity = "none"
+    encoded: Interval | None = Field(None, description="held-out balanced accuracy of a probe of the cue, a fraction")
+    associated: Interval | None = Field(None, description="half the summed |r(y,a)| over K, a fraction: 0 independent of the label in training")
+    relies: Interval | None = Field(None, description="change of accuracy caused by the cue through an intervention; null when none was possible")
+    closed: Interval | None = Field(None, description="fraction of the gap closed by erasing the cue at the penultimate layer")
+    value: float | None = None
+    unit: str = "accuracy difference, a fraction"
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int | None = None
+    baseline: float | None = None
+    meaning: str = Field(description="one plain sentence")
+    source: str = Field("", description="the method's paper or page")
+    details: Mapping[str, float | int | str | bool | None] = Field(default_factory=dict, description="every further number of this finding, by name")
+
+
+class GroupRow(_Value):
+    """Accuracy in one group; ids of classes and values are given by name."""
+
+    group: int
+    y: str
+    attribute: str | None = None
+    n: int
+    accuracy: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+
+
+class Overall(_Value):
+    """Plain accuracy over all held-out rows."""
+
+    accuracy: float | None = None
+    ci_low: float | None = None
+    ci_high: float | None = None
+    n: int = 0
+
+
+class Groups(_Value):
+    """The group table and its three named averages."""
+
+    by_group: tuple[GroupRow, ...] = ()
+    worst_group: GroupRow | None = None
+    overall: Overall = Overall()
+    group_average: float | None = None
+    train_weighted: float | None = None
+    too_small: tuple[int, ...] = Field((), description="groups with too few rows to be named the worst")
+    split: str = Field("", description="which rows these are")
+
+
+class Order(_Value):
+    """When one cue became decodable and when it was used, in training steps; null when never or not measured."""
+
+    cue: str
+    step_decodable: int | None = None
+    step_used: int | None = None
+
+
+class Moment(_Value):
+    """One point of one curve over training."""
+
+    step: int
+    curve: str = Field(description="used/core, used/<cue>, decodable/core, decodable/<cue>, accuracy/worst, ...")
+    value: float
+    ci_low: float | None = None
+    ci_high: float | None = None
+
+
+class Remedy(_Value):
+    """What one repair does to held-out rows used neither to fit nor to choose it."""
+
+    name: str
+    worst_group: float | None = None
+    ci_low: float | None = Field(None, description="of worst_group")
+    ci_high: float | None = None
+    overall: float | None = None
+    group_average: float | None = None
+    n: int | None = None
+    needs_group_labels: bool
+    seconds: float | None = None
+    selected: bool = False
+    note: str = ""
+
+
+class Picture(_Value):
+    """One figure of the page that is made of data: a PNG as base64."""
+
+    title: str
+    caption: str
+    alt: str
+    png: str
+
+
+class Environment(_Value):
+    """What is needed to run it again."""
+
+    versions: Mapping[str, str] = Field(default_factory=dict)
+    seed: int | None = None
+    device: str = "cpu"
+    command: str = ""
+
+
+class Report(_Value):
+    """The whole answer about one model; `to_json` has a published schema (`firstcue schema report`)."""
+
+    version: str = "1"
+    title: str = "Audit"
+    verdict: Verdict
+    summary_line: str = Field("", description="the verdict as one plain sentence")
+    findings: tuple[Finding, ...] = ()
+    groups: Groups = Groups()
+    learning_order: tuple[Order, ...] = ()
+    timeline: tuple[Moment, ...] = ()
+    richness: Mapping[str, Any] | None = None
+    agreement: Mapping[str, Any] | None = None
+    simplicity: Mapping[str, Any] | None = None
+    remedies: tuple[Remedy, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    notes: tuple[str, ...] = Field((), description="warnings and choices that the reader has to know")
+    limits: tuple[str, ...] = Field((), description="what this page cannot say")
+    environment: Environment = Environment()
+
+    def summary(self) -> str:
+        """The verdict and its evidence as plain text for a terminal."""
+        from firstcue.report.text import summary
+
+        return summary(self)
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """One flat dictionary per finding."""
+        from firstcue.report.table import rows
+
+        return rows(self)
+
+    def to_frame(self) -> Any:
+        """The findings as a pandas table (extra `frames`)."""
+        from firstcue.report.table import frame
+
+        return frame(self)
+
+    def to_json(self, path: str | Path | None = None) -> str:
+        """The report as JSON text, also written to `path` when given; plain numbers, null for what was not measured."""
+        text = self.model_dump_json(indent=2)
+        if path is not None:
+            Path(path).write_text(text + "\n", encoding="utf-8")
+        return text
+
+    def save_html(self, path: str | Path) -> Path:
+        """Write one self-contained page that makes no request."""
+        from firstcue.report.html import page
+
+        target = Path(path)
+        target.write_text(page(self), encoding="utf-8")
+        return target
+
+    def to_junit(self, path: str | Path | None = None) -> str:
+        """JUnit XML in which a finding that relies on a shortcut is a failure."""
+        from firstcue.report.junit import junit
+
+        text = junit(self)
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    def to_model_card(self) -> str:
+        """A Markdown fragment for a model card."""
+        from firstcue.report.card import model_card
+
+        return model_card(self)
+
+    def passed(self, gate: "Gate | None" = None) -> bool:
+        """Whether the report passes `gate`; without one, whether no shortcut was found."""
+        return not (gate or Gate()).failures(self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Report":
+        """Read a report written by `to_json`.
+
+        Raises:
+            ValueError: If the file is missing or not such a report.
+        """
+        target = Path(path)
+        if not target.is_file():
+            raise ValueError(f"no report at {target}; give the report.json that `firstcue audit --out DIR` wrote.")
+        return cls.model_validate_json(target.read_text(encoding="utf-8"))
+
+
+class Gate(_Value):
+    """What a report has to satisfy in continuous integration; an unknown key is an error."""
+
+    min_worst_group: float | None = Field(None, ge=0, le=1)
+    max_group_gap: float | None = Field(None, ge=0, le=1, description="largest allowed difference between best and worst group")
+    allow_shortcut: bool = False
+    inconclusive: Literal["fail", "pass"] = "fail"
+
+    def failures(self, report: Report) -> list[str]:
+        """One sentence per broken demand; empty when the gate is passed."""
+        said: list[str] = []
+        groups = report.groups
+        worst = groups.worst_group.accuracy if groups.worst_group else None
+        accuracies = [g.accuracy for g in groups.by_group if g.accuracy is not None and g.group not in groups.too_small]
+        if self.min_worst_group is not None:
+            if worst is None:
+                said.append(f"min_worst_group = {self.min_worst_group} cannot be judged: no group table was measured.")
+            elif worst < self.min_worst_group:
+                said.append(f"worst-group accuracy {worst:.3f} is below min_worst_group = {self.min_worst_group}.")
+        if self.max_group_gap is not None:
+            if not accuracies:
+                said.append(f"max_group_gap = {self.max_group_gap} cannot be judged: no group table was measured.")
+            elif max(accuracies) - min(accuracies) > self.max_group_gap:
+                said.append(f"group accuracies differ by {max(accuracies) - min(accuracies):.3f}, more than max_group_gap = {self.max_group_gap}.")
+        if report.verdict == "shortcut" and not self.allow_shortcut:
+            said.append("the model relies on a shortcut and allow_shortcut is false.")
+        if report.verdict == "inconclusive" and self.inconclusive == "fail":
+            said.append('the verdict is inconclusive and inconclusive = "fail".')
+        return said
