@@ -1,21 +1,21 @@
 """What an audit says: findings, group table, learning order, remedies. Data only; rendering lives in `report`."""
 
+import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, ValidationError
+
+from firstcue._values import Value, condensed, read_text
 
 Verdict = Literal["shortcut", "no shortcut found", "inconclusive"]
 Status = Literal["relies", "no shortcut found", "not identifiable", "inconclusive", "inferred"]
 Severity = Literal["none", "slight", "clear", "severe"]
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Interval(_Value):
+class Interval(Value):
     """A number with its 95 % interval, the rows behind it, and what an empty measurement would give."""
 
     value: float | None = None
@@ -23,22 +23,32 @@ class Interval(_Value):
     ci_high: float | None = None
     n: int | None = Field(None, description="rows the number was measured on")
     baseline: float | None = Field(None, description="the same number where there is nothing to find")
-    baseline_kind: str | None = Field(None, description="what the baseline is: shuffled labels, random direction, untrained network, majority class")
+    baseline_kind: str | None = Field(
+        None, description="what the baseline is: shuffled labels, random direction, untrained network, majority class"
+    )
 
 
-class Finding(_Value):
+class Finding(Value):
     """One measured statement about one cue."""
 
     id: str = Field(description="lens/cue/layer/measure")
     cue: str
-    kind: str = Field(description="what was measured: reliance by edit, reliance by erasure, decodability, inferred cluster ...")
+    kind: str = Field(
+        description="what was measured: reliance by edit, reliance by erasure, decodability, inferred cluster ..."
+    )
     layer: str | None = None
     status: Status
     severity: Severity = "none"
     encoded: Interval | None = Field(None, description="held-out balanced accuracy of a probe of the cue, a fraction")
-    associated: Interval | None = Field(None, description="half the summed |r(y,a)| over K, a fraction: 0 independent of the label in training")
-    relies: Interval | None = Field(None, description="change of accuracy caused by the cue through an intervention; null when none was possible")
-    closed: Interval | None = Field(None, description="fraction of the gap closed by erasing the cue at the penultimate layer")
+    associated: Interval | None = Field(
+        None, description="half the summed |r(y,a)| over K, a fraction: 0 independent of the label in training"
+    )
+    relies: Interval | None = Field(
+        None, description="change of accuracy caused by the cue through an intervention; null when none was possible"
+    )
+    closed: Interval | None = Field(
+        None, description="fraction of the gap closed by erasing the cue at the penultimate layer"
+    )
     value: float | None = None
     unit: str = "accuracy difference, a fraction"
     ci_low: float | None = None
@@ -47,10 +57,12 @@ class Finding(_Value):
     baseline: float | None = None
     meaning: str = Field(description="one plain sentence")
     source: str = Field("", description="the method's paper or page")
-    details: Mapping[str, float | int | str | bool | None] = Field(default_factory=dict, description="every further number of this finding, by name")
+    details: Mapping[str, float | int | str | bool | None] = Field(
+        default_factory=dict, description="every further number of this finding, by name"
+    )
 
 
-class GroupRow(_Value):
+class GroupRow(Value):
     """Accuracy in one group; ids of classes and values are given by name."""
 
     group: int
@@ -62,7 +74,7 @@ class GroupRow(_Value):
     ci_high: float | None = None
 
 
-class Overall(_Value):
+class Overall(Value):
     """Plain accuracy over all held-out rows."""
 
     accuracy: float | None = None
@@ -71,7 +83,7 @@ class Overall(_Value):
     n: int = 0
 
 
-class Groups(_Value):
+class Groups(Value):
     """The group table and its three named averages."""
 
     by_group: tuple[GroupRow, ...] = ()
@@ -83,7 +95,7 @@ class Groups(_Value):
     split: str = Field("", description="which rows these are")
 
 
-class Order(_Value):
+class Order(Value):
     """When one cue became decodable and when it was used, in training steps; null when never or not measured."""
 
     cue: str
@@ -91,17 +103,17 @@ class Order(_Value):
     step_used: int | None = None
 
 
-class Moment(_Value):
+class Moment(Value):
     """One point of one curve over training."""
 
     step: int
     curve: str = Field(description="used/core, used/<cue>, decodable/core, decodable/<cue>, accuracy/worst, ...")
-    value: float
+    value: float | None = Field(description="null where it could not be measured; the line is broken there")
     ci_low: float | None = None
     ci_high: float | None = None
 
 
-class Remedy(_Value):
+class Remedy(Value):
     """What one repair does to held-out rows used neither to fit nor to choose it."""
 
     name: str
@@ -115,18 +127,22 @@ class Remedy(_Value):
     seconds: float | None = None
     selected: bool = False
     note: str = ""
+    unchanged: bool = Field(False, description="this row is the model as it came, measured on the same rows")
+    worse: tuple[str, ...] = Field((), description="what got worse, in words")
 
 
-class Picture(_Value):
+class Picture(Value):
     """One figure of the page that is made of data: a PNG as base64."""
 
     title: str
     caption: str
     alt: str
     png: str
+    finding: str = Field("", description="id of the finding it belongs to")
+    lead: bool = Field(False, description="shown beside the verdict instead of with the evidence")
 
 
-class Environment(_Value):
+class Environment(Value):
     """What is needed to run it again."""
 
     versions: Mapping[str, str] = Field(default_factory=dict)
@@ -135,7 +151,7 @@ class Environment(_Value):
     command: str = ""
 
 
-class Report(_Value):
+class Report(Value):
     """The whole answer about one model; `to_json` has a published schema (`firstcue schema report`)."""
 
     version: str = "1"
@@ -203,28 +219,39 @@ class Report(_Value):
 
         return model_card(self)
 
-    def passed(self, gate: "Gate | None" = None) -> bool:
-        """Whether the report passes `gate`; without one, whether no shortcut was found."""
+    def passed(self, gate: "Gate | str | Path | None" = None) -> bool:
+        """Whether the report passes `gate` (a `Gate` or a gate file); without one, whether no shortcut was found."""
+        if isinstance(gate, str | Path):
+            gate = read_gate(gate)
         return not (gate or Gate()).failures(self)
 
     @classmethod
     def load(cls, path: str | Path) -> "Report":
-        """Read a report written by `to_json`.
+        """Read a report written by `to_json` or `save_html`; of a folder, its `report.json`.
 
         Raises:
             ValueError: If the file is missing or not such a report.
         """
         target = Path(path)
-        if not target.is_file():
-            raise ValueError(f"no report at {target}; give the report.json that `firstcue audit --out DIR` wrote.")
-        return cls.model_validate_json(target.read_text(encoding="utf-8"))
+        target = target / "report.json" if target.is_dir() else target
+        text = read_text(target, "report", "give the report.json that `firstcue audit --out DIR` wrote")
+        page = re.search(r'<script type="application/json" id="report">(.*?)</script>', text, flags=re.DOTALL)
+        try:
+            return cls.model_validate_json(page.group(1) if page else text)
+        except ValidationError as error:
+            raise ValueError(
+                f"{target} is not a report of firstcue: {condensed(error)}. Give the report.json (or report.html) "
+                f"that `firstcue audit --out DIR` wrote, or run the audit again; see `firstcue schema report`."
+            ) from None
 
 
-class Gate(_Value):
+class Gate(Value):
     """What a report has to satisfy in continuous integration; an unknown key is an error."""
 
     min_worst_group: float | None = Field(None, ge=0, le=1)
-    max_group_gap: float | None = Field(None, ge=0, le=1, description="largest allowed difference between best and worst group")
+    max_group_gap: float | None = Field(
+        None, ge=0, le=1, description="largest allowed difference between best and worst group"
+    )
     allow_shortcut: bool = False
     inconclusive: Literal["fail", "pass"] = "fail"
 
@@ -242,10 +269,34 @@ class Gate(_Value):
         if self.max_group_gap is not None:
             if not accuracies:
                 said.append(f"max_group_gap = {self.max_group_gap} cannot be judged: no group table was measured.")
-            elif max(accuracies) - min(accuracies) > self.max_group_gap:
-                said.append(f"group accuracies differ by {max(accuracies) - min(accuracies):.3f}, more than max_group_gap = {self.max_group_gap}.")
+            elif (gap := max(accuracies) - min(accuracies)) > self.max_group_gap:
+                said.append(f"group accuracies differ by {gap:.3f}, more than max_group_gap = {self.max_group_gap}.")
         if report.verdict == "shortcut" and not self.allow_shortcut:
             said.append("the model relies on a shortcut and allow_shortcut is false.")
         if report.verdict == "inconclusive" and self.inconclusive == "fail":
             said.append('the verdict is inconclusive and inconclusive = "fail".')
         return said
+
+
+def read_gate(path: str | Path) -> Gate:
+    """Read a gate file (TOML).
+
+    Raises:
+        ValueError: If the file is missing, not TOML, or holds an unknown key or a value out of range.
+    """
+    target = Path(path)
+    known = ", ".join(Gate.model_fields)
+    text = read_text(target, "gate file", f"write one with any of the keys {known}")
+    try:
+        demands = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(
+            f"{target} is not TOML: {error}. A gate file has lines such as `min_worst_group = 0.8`."
+        ) from None
+    unknown = sorted(set(demands) - set(Gate.model_fields))
+    if unknown:
+        raise ValueError(f"{target} has the unknown key {unknown[0]!r}; known keys: {known}.")
+    try:
+        return Gate.model_validate(demands, strict=True)
+    except ValidationError as error:
+        raise ValueError(f"{target} cannot be used: {condensed(error)}.") from None
