@@ -1,0 +1,1 @@
+"""Which group is served worst, and through which cue: composed data, group tables, decoding, reliance."""
