@@ -1,0 +1,209 @@
+"""The report as one web page: self-contained, without scripts, readable in light, dark, on paper and on a phone."""
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from firstcue.finding import Finding, Remedy, Report
+from firstcue.report import words
+from firstcue.report.cues import CueRow, cue_rows
+from firstcue.report.figures import Scale, scale_of, strip
+from firstcue.report.timeline import timeline
+
+MOST_GROUPS = 8
+MEASURES = {
+    "richness": (
+        "Did training transform the features?",
+        "Low-rank measure of the last hidden layer and what it stands beside.",
+    ),
+    "agreement": (
+        "Do the examples agree on what to learn?",
+        "Agreement of gradients between examples or environments.",
+    ),
+    "simplicity": ("How simple may inputs become?", "Bits of a generative model before and after simplification."),
+}
+
+
+def page(report: Report) -> str:
+    """One HTML file that makes no request; the report's JSON is embedded in it.
+
+    Args:
+        report: What to show.
+
+    Returns:
+        The page. Labels are escaped and shortened for the eye; the embedded JSON holds them whole.
+
+    Example:
+        >>> page(Report(verdict="no shortcut found")).startswith("<!doctype html>")
+        True
+    """
+    return render("page.html", **_facts(report))
+
+
+def render(template: str, **facts: Any) -> str:
+    """Fill one template of this package; everything is escaped."""
+    return _environment().get_template(template).render(css=_style_sheet(), **facts)
+
+
+def embedded(text: str) -> Any:
+    """JSON text that is safe inside a script element and parses to the same value."""
+    from markupsafe import Markup
+
+    return Markup(text.translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}))
+
+
+def _facts(report: Report) -> dict[str, Any]:
+    cues = cue_rows(report)
+    known = {f.id for f in report.findings}
+    reference = _as_it_came(report)
+    return {
+        "report": report,
+        "light": _light(report.verdict),
+        "light_word": words.LIGHT[report.verdict],
+        "headline": words.headline(report),
+        "lead": words.lead(report),
+        "figures": key_figures(report, cues),
+        "cue": words.cue_of(report),
+        "cues": cues,
+        "groups": sorted(report.groups.by_group, key=lambda g: (g.accuracy is None, g.accuracy, g.group)),
+        "most_groups": MOST_GROUPS,
+        "panels": timeline(report.timeline, report.learning_order),
+        "order_sentence": order_sentence(report),
+        "measures": [m for name in MEASURES if (m := _measure(name, getattr(report, name)))],
+        "remedy_reference": reference,
+        "remedy_strips": [strip(r.worst_group, r.ci_low, r.ci_high, reference) for r in report.remedies],
+        "worsened": [_worsened(r, report) for r in report.remedies],
+        "findings": sorted(report.findings, key=lambda f: words.RANK[f.status]),
+        "pictures": {i: [p for p in report.pictures if p.finding == i and not p.lead] for i in known},
+        "lead_pictures": [p for p in report.pictures if p.lead],
+        "loose_pictures": [p for p in report.pictures if not p.lead and p.finding not in known],
+        "unit_scale": Scale(),
+        "data": embedded(report.to_json()),
+    }  # fmt: skip
+
+
+def _light(verdict: str) -> str:
+    return words.LIGHT[verdict].lower()
+
+
+def key_figures(report: Report, cues: list[CueRow]) -> list[dict[str, str]]:
+    """The three to five numbers under the verdict: name, value, and what it is about."""
+    worst, overall, cue = report.groups.worst_group, report.groups.overall, words.cue_of(report)
+    said: list[tuple[str, str, str]] = []
+    if overall.accuracy is not None:
+        interval = words.between(overall.ci_low, overall.ci_high)
+        said.append(("Accuracy, all held-out rows", words.percent(overall.accuracy), interval))
+    if worst is not None and worst.accuracy is not None:
+        interval = words.between(worst.ci_low, worst.ci_high)
+        more = f"{words.group_name(worst, cue)}{'; ' + interval if interval else ''}"
+        said.append(("Accuracy, worst group", words.percent(worst.accuracy), more))
+    effect = next((row for row in cues if row.relies is not None and row.relies.value is not None), None)
+    if effect is not None and effect.relies is not None:
+        more = words.between(effect.relies.ci_low, effect.relies.ci_high, "points")
+        name = f"Accuracy that hangs on {words.shorten(effect.cue, 24)}"
+        said.append((name, words.points(effect.relies.value), more))
+    chosen = words.selected(report)
+    if chosen is not None and chosen.worst_group is not None and not chosen.unchanged:
+        interval = words.between(chosen.ci_low, chosen.ci_high)
+        more = f"{words.shorten(chosen.name, 40)}{'; ' + interval if interval else ''}"
+        said.append(("Worst group after repair", words.percent(chosen.worst_group), more))
+    return [{"name": name, "value": value, "more": more} for name, value, more in said]
+
+
+def order_sentence(report: Report) -> str:
+    """Which cue was used before which, in words."""
+    used = sorted((o for o in report.learning_order if o.step_used is not None), key=lambda o: o.step_used or 0)
+    unused = [words.shorten(o.cue, 40) for o in report.learning_order if o.step_used is None]
+    said = ", then ".join(f"{words.shorten(o.cue, 40)} from {words.step(o.step_used)}" for o in used[:6])
+    first = f"Used by the decisions: {said}." if said else ""
+    last = f" Use was not seen for {', '.join(unused[:6])}." if unused else ""
+    return f"{first}{last} Steps are drawn on a logarithmic axis.".strip()
+
+
+def _as_it_came(report: Report) -> float | None:
+    """Worst-group accuracy of the model before any repair, on the same rows if the report has them."""
+    before = next((r for r in report.remedies if r.unchanged), None)
+    if before is not None:
+        return before.worst_group
+    return report.groups.worst_group.accuracy if report.groups.worst_group is not None else None
+
+
+def _worsened(remedy: Remedy, report: Report) -> list[str]:
+    if remedy.worse or remedy.unchanged:
+        return [f"Worse: {text}" for text in remedy.worse]
+    before = next((r.overall for r in report.remedies if r.unchanged), report.groups.overall.accuracy)
+    if before is None or remedy.overall is None or before - remedy.overall < 0.01:
+        return []
+    return [f"Worse: accuracy over all rows falls by {words.points(before - remedy.overall)}"]
+
+
+def _measure(name: str, values: Mapping[str, Any] | None) -> tuple[str, str, str, list[tuple[str, str]]] | None:
+    if not values:
+        return None
+    title, hint = MEASURES[name]
+    return name, title, hint, [(words.shorten(k.replace("_", " "), 60), _entry(v)) for k, v in values.items()]
+
+
+def _entry(value: Any) -> str:
+    """A number, a number with its interval, or a short text."""
+    if isinstance(value, Mapping):
+        interval = (
+            f" ({words.number(value['ci_low'])} to {words.number(value['ci_high'])})" if "ci_low" in value else ""
+        )
+        rest = [f"{k} {words.number(v)}" for k, v in value.items() if k not in ("value", "ci_low", "ci_high")]
+        return "; ".join(filter(None, [f"{words.number(value.get('value'))}{interval}", *map(words.shorten, rest)]))
+    if isinstance(value, list):
+        return words.shorten(", ".join(words.number(v) for v in value), 200)
+    return words.number(value)
+
+
+def _finding_scale(finding: Finding) -> Scale:
+    return scale_of([finding.value, finding.ci_low, finding.ci_high, finding.baseline], high=1.0, step=0.1)
+
+
+def _between(low: float | None, high: float | None, form: Callable[..., str] = words.percent) -> str:
+    return words.between(low, high, "points" if form is words.points else "percent")
+
+
+def _is_link(source: str) -> bool:
+    return re.fullmatch(r"https://[\w.\-/~%:()#?=&+,]{1,300}", source, flags=re.ASCII) is not None
+
+
+@cache
+def _style_sheet() -> Any:
+    from markupsafe import Markup
+
+    return Markup(_environment().get_template("style.css").render())
+
+
+@cache
+def _environment() -> Any:
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("firstcue.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    made.filters.update(
+        short=words.shorten, percent=words.percent, points=words.points, number=words.number, seconds=words.seconds,
+        step=words.step, between=_between, accuracy=words.accuracy, group_name=words.group_name, is_link=_is_link,
+        said=words.STATUS.__getitem__, light=STATUS_LIGHT.__getitem__,
+    )  # fmt: skip
+    made.globals.update(
+        percent=words.percent, points=words.points, plain=words.number, measured=words.measured, strip=strip,
+        scale_of=_finding_scale,
+    )  # fmt: skip
+    return made
+
+
+STATUS_LIGHT = {
+    "relies": "red",
+    "no shortcut found": "green",
+    "not identifiable": "amber",
+    "inconclusive": "amber",
+    "inferred": "amber",
+}
