@@ -43,8 +43,8 @@ def dominoes(
         cue: Name of the cue; "top digit" or "top image" when absent.
 
     Returns:
-        A batch with x `(n, c, h' + h, w)`; `attribute` and `values` for the class on top; `index` `(n, 2)`, the core and
-        the spurious image of each row; and `edit(x, value)`, which puts another image of class `value` on top.
+        A batch with x `(n, c, h' + h, w)`; `attribute` and `values` for the class on top; `index` `(n, 2)`, the
+        core and the spurious image of each row; and `edit(x, value)`, which puts another image of class `value` on top.
 
     Raises:
         ValueError: If images do not fit together, there are too few, or `strength` is not a fraction.
@@ -85,7 +85,8 @@ def overlay(
 
     Args:
         core: Images `(m, c, h, w)` that carry the label.
-        cue: Small images whose class is the cue, or a rule of `firstcue.spurious.cues`: `patch()`, `stripes()`, `tint()`.
+        cue: Small images whose class is the cue, or a rule: `patch()`, `stripes()`, `tint()` of
+            `firstcue.spurious.cues`.
         strength: Fraction of each class whose cue agrees with its label, in [0, 1].
         corner: Where small images are placed; a rule knows its own place.
         n, seed, goes_with, replace_core, unique: As in `dominoes`.

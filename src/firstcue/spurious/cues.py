@@ -157,8 +157,8 @@ class ImagePool:
     def edit(self, x: Tensor, value: int) -> Tensor:
         """The same cores, bit for bit, under images of class `value`.
 
-        Which image a row gets depends on the content of its core, the value and the seed only, not on the other rows nor on
-        the present cue: setting a cue twice is setting it once.
+        Which image a row gets depends on the content of its core, on the value and on the seed: neither the other rows
+        nor the present cue matter. Setting a cue twice is setting it once.
         """
         rows = self.members[require_value(value, self.values)]
         height, width = self.images.shape[2:]
