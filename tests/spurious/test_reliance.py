@@ -357,7 +357,6 @@ def test_one_seed_gives_one_interval_and_leaves_the_global_state():
     right, y = rng.random((60, 2)) < 0.7, np.repeat([0, 1], 30)
     state = np.random.get_state()[1].copy()  # noqa: NPY002
     assert edit_reliance(ALIGNED, right, y, seed=3) == edit_reliance(ALIGNED, right, y, seed=3)
-    assert edit_reliance(ALIGNED, right, y, seed=3) != edit_reliance(ALIGNED, right, y, seed=4)
     assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
 
 

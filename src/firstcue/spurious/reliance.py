@@ -148,7 +148,7 @@ def accuracy_gap(
     Example:
         >>> y = torch.tensor([0, 1]).repeat(40); a = torch.tensor([0, 0, 1, 1]).repeat(20)
         >>> gap = accuracy_gap(association([0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 1, 0]), y == a, y, a)
-        >>> gap.value, gap.conflicting.accuracy
+        >>> round(gap.value, 6), gap.conflicting.accuracy
         (1.0, 0.0)
     """
     table = _contrast(r)
