@@ -1,0 +1,200 @@
+"""Second moments of many rows, a chunk at a time: each chunk about its own mean, summed in float64.
+
+Centring each chunk first is what keeps float32 products right: the rounding error of a product grows with the size
+of the numbers, and after centring that size is the spread of the data rather than its distance from zero.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from firstcue._checks import require_finite
+
+CHUNK_ROWS = 4096
+TILE = 256
+# types whose every value is a float32
+SINGLE = (torch.float16, torch.bfloat16, torch.float32, torch.uint8, torch.int8, torch.int16, torch.bool)
+# below this a sum of float32 squares may have lost terms to underflow
+TINY = 1e-30
+
+
+def wide_products(x: Tensor, precision: str | None) -> bool:
+    """Whether chunk products are taken in float64: for float64 and wide integer input, or when asked for.
+
+    Raises:
+        ValueError: If `precision` is not one of the two supported.
+    """
+    if precision not in (None, "float32", "float64"):
+        raise ValueError(f"`precision` is 'float32', 'float64' or None (that of the input); got {precision!r}.")
+    return precision == "float64" or (precision is None and x.dtype not in SINGLE)
+
+
+def accumulate(
+    x: Tensor, order: Tensor | None, weights: Tensor | None, scatter: Tensor, *, wide: bool
+) -> tuple[float, Tensor]:
+    """Write the scatter of the rows `x[order]` about their mean into the lower triangle of `scatter`.
+
+    Args:
+        x: `(n, d)`, any dtype.
+        order: Which rows, or None for all.
+        weights: `(n,)`, positive at the rows in `order`, or None.
+        scatter: `(d, d)` float64, of any content.
+        wide: Take the products in float64.
+
+    Returns:
+        Total weight, and the mean `(d,)` in float64.
+    """
+    counts: list[float] = []
+    means: list[Tensor] = []
+    drifts: list[Tensor] = []
+    for rows, weight in chunks(x, order, weights):
+        count, mean = _mean(rows, weight)
+        lower, drift = _products(rows, weight, mean, wide)
+        _add_lower(scatter, lower, first=not counts)
+        counts.append(count)
+        means.append(mean)
+        drifts.append(drift)
+    count, mean = _join(counts, means, drifts, scatter)
+    if not bool(torch.isfinite(mean).all() and torch.isfinite(scatter.diagonal()).all()):
+        _refuse(x, weights)
+    return count, mean
+
+
+def _join(counts: list[float], means: list[Tensor], drifts: list[Tensor], scatter: Tensor) -> tuple[float, Tensor]:
+    """Carry the scatter of every chunk from the centre its products used to the mean of all rows."""
+    if not means:
+        scatter.zero_()
+        return 0.0, scatter.new_zeros(len(scatter))
+    share = torch.tensor(counts, dtype=torch.float64, device=scatter.device)[:, None]
+    drift = share.sqrt() * torch.stack(drifts)
+    if bool((drift.square().sum(dim=0) > 1e-12 * scatter.diagonal()).any()):
+        _add_lower(scatter, -_gram(drift))
+    if len(means) == 1:
+        return counts[0], means[0]
+    centres = torch.stack(means)
+    mean = (share * centres).sum(dim=0) / share.sum()
+    _add_lower(scatter, _gram(share.sqrt() * (centres - mean)))
+    return float(share.sum()), mean
+
+
+def fourth_order(x: Tensor, order: Tensor | None, weights: Tensor | None, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over the rows `x[order]` of |y|^2 y, `(d,)`, and of |y|^4, where y is the row minus `mean`."""
+    cubic, quartic = torch.zeros_like(mean), mean.new_zeros(())
+    for rows, weight in chunks(x, order, weights):
+        centred = rows.double() - mean
+        square = centred.square().sum(dim=1)
+        weighted = square if weight is None else square * weight
+        cubic += weighted @ centred
+        quartic += weighted @ square
+    return cubic, quartic
+
+
+def symmetrise(lower: Tensor) -> Tensor:
+    """Copy the lower triangle of `(..., d, d)` over the upper one, in place and tile by tile."""
+    size = lower.shape[-1]
+    for start in range(0, size, TILE):
+        stop = min(start + TILE, size)
+        lower[..., :start, start:stop] = lower[..., start:stop, :start].mT
+        corner = lower[..., start:stop, start:stop]
+        corner.copy_(corner.tril() + corner.tril(-1).mT)
+    return lower
+
+
+def chunks(x: Tensor, order: Tensor | None, weights: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Rows and their weights; memory holds one gathered chunk at a time."""
+    total = len(x) if order is None else len(order)
+    step = min(CHUNK_ROWS, max(256, (1 << 24) // x.shape[1]))
+    for start in range(0, total, step):
+        pick = slice(start, start + step) if order is None else order[start : start + step]
+        yield x[pick], None if weights is None else weights[pick].double()
+
+
+def _mean(rows: Tensor, weight: Tensor | None) -> tuple[float, Tensor]:
+    """Total weight and mean in float64, whatever the rows hold."""
+    if weight is not None:
+        total = float(weight.sum())
+        mean = weight @ rows.double() / total
+    else:
+        total = float(len(rows))
+        mean = _column_sums(rows) / total
+    return total, mean
+
+
+def _column_sums(rows: Tensor) -> Tensor:
+    if (
+        rows.device.type == "cpu" and rows.dtype == torch.float32
+    ):  # several times faster than torch's mixed-precision sum
+        return torch.from_numpy(rows.numpy().sum(axis=0, dtype=np.float64))
+    return rows.sum(dim=0, dtype=torch.float64)
+
+
+def _products(rows: Tensor, weight: Tensor | None, mean: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
+    """`(d, d)` whose lower triangle is the scatter about a centre near the mean, and the mean minus that centre."""
+    if not wide:
+        base = rows.float() if rows.dtype in SINGLE else rows.double()
+        centre = mean.to(base.dtype)
+        centred = (base - centre).float()
+        lower = _gram(centred if weight is None else centred * weight.sqrt().float()[:, None])
+        if _reliable(lower, centred):
+            return lower, mean - centre.double()
+    centred = rows.double() - mean
+    return _gram(centred if weight is None else centred * weight.sqrt()[:, None]), torch.zeros_like(mean)
+
+
+def _gram(y: Tensor) -> Tensor:
+    """`y.T @ y`, at least its lower triangle; the symmetric BLAS product does half the work of a general one."""
+    if y.device.type != "cpu":
+        return y.mT @ y
+    from scipy.linalg import blas
+
+    update = blas.ssyrk if y.dtype == torch.float32 else blas.dsyrk
+    # BLAS is column-major: the transposed view costs no copy, and its upper triangle is our lower one
+    return torch.from_numpy(update(1.0, y.contiguous().numpy().T, lower=0).T)
+
+
+def _reliable(lower: Tensor, centred: Tensor) -> bool:
+    """Whether float32 neither overflowed nor dropped squares below its range."""
+    diagonal = lower.diagonal()
+    if not bool(torch.isfinite(diagonal).all()):
+        return False
+    small = (diagonal < TINY).nonzero()[:, 0]
+    return len(small) == 0 or not bool(centred[:, small].any())
+
+
+def _add_lower(total: Tensor, lower: Tensor, first: bool = False) -> None:
+    """Add (or write, at `first`) the lower triangle only, in blocks of rows."""
+    size = len(total)
+    for start in range(0, size, TILE):
+        stop = min(start + TILE, size)
+        block = total[start:stop, :stop]
+        block.copy_(lower[start:stop, :stop]) if first else block.add_(lower[start:stop, :stop])
+
+
+def move_fourth(cubic: Tensor, quartic: Tensor, count: Tensor, scatter: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of |y|^2 y and |y|^4 about the mean, carried to the centre mean + step (expand |y - step|^2; sum y = 0).
+
+    Args:
+        cubic: `(..., d)`.
+        quartic: `(...)`.
+        count: `(...)`.
+        scatter: `(..., d, d)`, symmetric.
+        step: `(..., d)`.
+    """
+    trace = scatter.diagonal(dim1=-2, dim2=-1).sum(dim=-1)
+    length = step.square().sum(dim=-1)
+    pushed = (scatter @ step[..., None])[..., 0]
+    moved = cubic - 2 * pushed - (trace + count * length)[..., None] * step
+    fourth = quartic + 4 * (step * pushed).sum(dim=-1) + count * length**2 - 4 * (step * cubic).sum(dim=-1)
+    return moved, fourth + 2 * length * trace
+
+
+def _refuse(x: Tensor, weights: Tensor | None) -> None:
+    """Say which rows are not finite, or that the values are too large to square."""
+    counted = x if weights is None else torch.where(weights[:, None] > 0, x, 0)
+    require_finite(counted)
+    raise ValueError(
+        f"`x` has values too large to be squared in float64 (largest magnitude {float(counted.abs().max()):.3g}). "
+        f"Divide x by a constant first."
+    )
