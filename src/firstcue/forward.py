@@ -112,6 +112,10 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
+class Refused(ValueError):
+    """A complaint of firstcue from inside the model's call (a hook), which is not the model's fault."""
+
+
 def run(model: nn.Module, x: Tensor) -> Tensor:
     """One call of the model: the one tensor it returns, `(len(x), ...)`, on its device and in its dtype.
 
@@ -126,7 +130,7 @@ def run(model: nn.Module, x: Tensor) -> Tensor:
     given = x.to(device=like.device, dtype=floating if x.is_floating_point() else x.dtype)
     try:
         returned = model(given)
-    except MemoryError:
+    except (MemoryError, Refused):
         raise
     except Exception as error:  # the user's code: anything may come out, and all of it is the user's to mend
         raise ValueError(
@@ -148,7 +152,7 @@ def _one_tensor(returned: Any, n: int) -> Tensor:
             listed = ", ".join(f"{name} {tuple(t.shape)}" for name, t in found.items()) or "none"
             raise ValueError(
                 f"the model returns a {type(returned).__name__} with {len(found)} tensors ({listed}); which one holds "
-                f"the logits is not clear. Name it `logits`, or wrap the model in a module that returns only the logits."
+                f"the logits is not clear. Name it `logits`, or wrap the model in a module that returns it alone."
             )
         returned = next(iter(found.values()))
     if returned.ndim == 0 or len(returned) != n:

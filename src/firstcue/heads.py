@@ -281,14 +281,13 @@ def _no_head(model: nn.Module, outputs: Tensor, calls: list[_Call]) -> str:
             else "it has none"
         )
         return f"no linear layer produces the model's outputs {shape}: {ran}. {way_out}"
-    last = calls[-1]
-    for label, function in _SQUASHED.items():
-        if last.output.numel() == outputs.numel() and _close(function(last.output.float()), outputs):
-            return (
-                f"the model's outputs are the {label} of its last linear layer {last.name!r}, not logits. Return the "
-                f"logits: remove the final {label} (train with cross-entropy on logits; apply it only where "
-                f"probabilities are shown)."
-            )
+    for call in reversed(calls):
+        for label, function in _SQUASHED.items():
+            if call.output.numel() == outputs.numel() and _close(function(call.output.float()), outputs):
+                return (
+                    f"the model's outputs are the {label} of its linear layer {call.name!r}, not logits. Return the logits: "
+                    f"remove the final {label} (train on logits, and apply it only where probabilities are shown)."
+                )
     listed = ", ".join(f"{c.name!r} -> {tuple(c.output.shape)}" for c in calls[-5:])
     return (
         f"no linear layer's output is the model's output {shape}; linear layers that ran, last ones: {listed}. "
