@@ -1,0 +1,88 @@
+"""Put the measurements together as a report and say the verdict in one sentence."""
+
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from firstcue import __version__
+from firstcue.auditing.order import Course
+from firstcue.auditing.verdict import overall_verdict
+from firstcue.finding import Environment, Finding, Groups, Picture, Remedy, Report, Verdict
+
+LIMITS = (
+    "Only the cues named here were judged; a cue that nobody named or that no cluster shows stays unseen.",
+    "Reliance below 0.05 of accuracy is not called a shortcut; intervals are 95 % and per statement.",
+    "Erasure at the last layer misses weak shortcuts and cannot tell reliance from harder rows on its own; an edit of the input can.",
+    "A remedy's promise holds for rows drawn like the held-out rows; other shifts are not covered.",
+)
+
+
+def close(
+    findings: Sequence[Finding],
+    *,
+    given: bool,
+    groups: Groups,
+    learned: Course | None,
+    remedies: tuple[Remedy, ...],
+    pictures: tuple[Picture, ...],
+    notes: tuple[str, ...],
+    seed: int,
+    device: str,
+    command: str,
+) -> Report:
+    """The report; `given` says whether an attribute was named."""
+    verdict = overall_verdict([f for f in findings if f.kind != "decodability"])
+    return Report(
+        verdict=verdict,
+        summary_line=sentence(verdict, findings, groups, remedies, given),
+        findings=tuple(findings),
+        groups=groups,
+        learning_order=learned.order if learned else (),
+        timeline=learned.timeline if learned else (),
+        remedies=remedies,
+        pictures=pictures,
+        notes=notes,
+        limits=LIMITS,
+        environment=Environment(versions=versions(), seed=seed, device=device, command=command),
+    )
+
+
+def sentence(
+    verdict: Verdict, findings: Sequence[Finding], groups: Groups, remedies: Sequence[Remedy], given: bool
+) -> str:
+    """The verdict as one plain sentence with its most telling numbers."""
+    relied = [f for f in findings if f.status == "relies"]
+    worst, overall = groups.worst_group, groups.overall.accuracy
+    served = (
+        f"; the worst group is right {worst.accuracy:.0%} of the time, all rows {overall:.0%}"
+        if worst and worst.accuracy is not None and overall is not None
+        else ""
+    )
+    if verdict == "shortcut":
+        cues = ", ".join(f.cue for f in relied)
+        return f"The model relies on {cues}{served}.{_repair(remedies)}"
+    if verdict == "inconclusive":
+        open_ones = ", ".join(f.cue for f in findings if f.status in ("inconclusive", "not identifiable"))
+        return f"No verdict on {open_ones}{served}."
+    suspects = [f for f in findings if f.status == "inferred" and f.severity != "none"]
+    if suspects:
+        return f"No shortcut found among named cues, but errors concentrate in one cluster{served}: look at it, and name the attribute behind it."
+    return f"No shortcut found{'' if given else ' (no attribute was named)'}{served}."
+
+
+def _repair(remedies: Sequence[Remedy]) -> str:
+    best = next((r for r in remedies if r.selected and r.name != "as it is"), None)
+    if best is None or best.worst_group is None:
+        return ""
+    return f" Repaired by {best.name}, its worst group reaches {best.worst_group:.0%}."
+
+
+def versions() -> dict[str, str]:
+    """Versions that numbers depend on."""
+    found = {"firstcue": __version__, "python": platform.python_version()}
+    for name in ("torch", "numpy", "scikit-learn", "scipy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

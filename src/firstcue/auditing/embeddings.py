@@ -1,0 +1,220 @@
+"""`audit_embeddings`: what can be said from arrays alone, and no more than that."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from firstcue._checks import as_tensor, require_finite, require_rows
+from firstcue._progress import Progress, silent, within
+from firstcue.auditing import remedies as repair
+from firstcue.auditing.closing import close
+from firstcue.auditing.cue import Measured, findings, measure_cue, measure_jointly, widest
+from firstcue.auditing.decodability import KINDS, decodability_finding
+from firstcue.auditing.prepare import Prepared, prepare
+from firstcue.auditing.splits import stratified_folds
+from firstcue.auditing.subject import Subject, linear_readout
+from firstcue.auditing.suspects import inferred_findings
+from firstcue.auditing.tables import group_table
+from firstcue.batch import Batch
+from firstcue.finding import Remedy, Report
+from firstcue.moments import Moments
+from firstcue.probes import ProbeResult, held_out_accuracy, linear_probe
+
+LAYER = "embeddings"
+MAX_REPAIR = 4000
+"""Held-out rows that remedies are fitted on."""
+
+
+def audit_embeddings(
+    x: Any,
+    y: Any,
+    attribute: Any = None,
+    outputs: Any = None,
+    held_out: Any = None,
+    *,
+    remedies: Sequence[str] | None = None,
+    seed: int = 0,
+    command: str = "",
+    progress: Progress = silent,
+) -> Report:
+    """Audit embeddings: is the cue encoded, is it associated with the label, and does a linear read-out rely on it?
+
+    With outputs that are linear in the embeddings (checked), the model's head is known and the cue can be erased under it.
+    Without them nothing is said of reliance: `relies` stays null, and a linear head fitted here, each row by the half that
+    does not hold it, supports a warning about linear models only.
+
+    Args:
+        x: `(n, d)` embeddings of rows of the training distribution.
+        y: `(n,)` labels of any kind.
+        attribute: The cue: an array `(n,)`, or a mapping from names to arrays.
+        outputs: `(n, K)` logits of the model on the same rows.
+        held_out: `(x, y, attribute[, outputs])` of unseen rows (attribute None when there is none).
+        remedies: Names of the remedies to try; all that apply when None and outputs are given; an empty sequence tries none.
+        seed: Of every split and shuffle.
+        command: Shell command to print under "how to run it again".
+        progress: Told the stage and the fraction done.
+
+    Returns:
+        A frozen report.
+
+    Raises:
+        ValueError: If arrays do not fit each other.
+
+    Example:
+        >>> x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
+        >>> audit_embeddings(x, x[:, 0] > 0, attribute=torch.arange(400) % 2).verdict
+        'no shortcut found'
+    """
+    progress("reading embeddings", 0.0)
+    material = _material(x, y, attribute, outputs, held_out, seed)
+    data, subject = material.data, material.subject
+    cued = [data.with_cue(cue) for cue in data.cues]
+    measured: list[Measured] = []
+    for i, (train, held) in enumerate(cued):
+        progress(f"erasing {held.cue}" if subject.own else f"measuring {held.cue}", 0.1 + 0.3 * i / len(cued))
+        measured.append(measure_cue(train, held, subject, seed=seed, draws=max(199, 40 * len(cued))))
+    measured = measure_jointly(measured, subject, seed)
+    train, held = data.with_cue(max(measured, key=widest).cue) if measured else (data.train, data.held)
+    probes = _probes(data, held, seed, within(progress, 0.4, 0.8))
+    encoded = {cue: probes[cue, "linear"] for cue in data.cues}
+    said = findings(measured, encoded, subject, LAYER)
+    if not measured:
+        said += inferred_findings(held, subject, None, seed)
+    tried = _remedies(remedies, subject, held, seed, progress)
+    decodable = [decodability_finding(LAYER, cue, p, None, held) for (cue, _), p in probes.items()]
+    return close(
+        [*said, *decodable],
+        given=bool(measured),
+        groups=group_table(subject.decisions, held, train, data.split),
+        learned=None,
+        remedies=tried,
+        pictures=(),
+        notes=(*data.notes, *material.notes),
+        seed=seed,
+        device="cpu",
+        command=command,
+    )
+
+
+@dataclass(frozen=True)
+class _Material:
+    data: Prepared
+    subject: Subject
+    notes: tuple[str, ...]
+
+
+def _material(x: Any, y: Any, attribute: Any, outputs: Any, held_out: Any, seed: int) -> _Material:
+    vectors, logits = _vectors(x, "x"), _logits(outputs, x, "outputs")
+    batch = Batch.of(vectors, y)
+    unseen, unseen_logits = _unseen(held_out)
+    num = logits.shape[1] if logits is not None else _num_classes(batch, unseen)
+    given = {"attribute": attribute} if attribute is not None and not isinstance(attribute, Mapping) else attribute
+    data = prepare(
+        batch, given, unseen, None, trained_on=False, num_outputs=lambda _: num, seed=seed, split=logits is not None
+    )
+    if logits is None:
+        return _fitted_here(data, num, unseen is not None, seed)
+    if unseen is not None and unseen_logits is None:
+        raise ValueError(
+            "`outputs` are given for `x` but not for `held_out`; give held_out = (x, y, attribute, outputs)."
+        )
+    on_held = unseen_logits if unseen_logits is not None else logits[data.held.index]
+    head = linear_readout(data.held.x, on_held)
+    if head is None:
+        note = "The outputs are not linear in these embeddings (or there are too few rows to tell), so the cue could not be erased under the head."
+        return _Material(data, Subject(on_held), (note,))
+    return _Material(data, Subject(on_held, data.held.x, head), ())
+
+
+def _fitted_here(data: Prepared, num: int, unseen: bool, seed: int) -> _Material:
+    """A linear head of our own, each row answered by a fit that did not see it."""
+    held = data.held
+    if unseen:
+        logits = _answers(Moments.of_groups(data.train.x, data.train.y, num), held.x)
+    else:
+        logits = torch.empty(len(held), num)
+        half = stratified_folds(held.groups(), 2, seed)
+        for side in (0, 1):
+            fitted = Moments.of_groups(held.x, held.y, num, weights=(half != side).double())
+            rows = (half == side).nonzero()[:, 0]
+            logits[rows] = _answers(fitted, held.x, rows)
+    note = "No model outputs were given: accuracies are those of a linear discriminant fitted to these embeddings, and nothing is said of your model's reliance."
+    return _Material(data, Subject(logits, held.x, own=False), (note,))
+
+
+def _answers(by_class: Moments, x: Tensor, rows: Tensor | None = None) -> Tensor:
+    probe = linear_probe(by_class)
+    where = torch.arange(len(x)) if rows is None else rows
+    return torch.cat([torch.as_tensor(probe(x[part])).float() for part in where.split(4096)])
+
+
+def _vectors(x: Any, name: str) -> Tensor:
+    vectors = as_tensor(x, name)
+    if vectors.ndim != 2:
+        raise ValueError(
+            f"`{name}` has shape {tuple(vectors.shape)}; embeddings are (n, d). Flatten or pool them first."
+        )
+    require_finite(vectors, name)
+    return vectors
+
+
+def _logits(outputs: Any, x: Any, name: str) -> Tensor | None:
+    if outputs is None:
+        return None
+    logits = as_tensor(outputs, name)
+    require_rows(as_tensor(x), logits, y_name=name)
+    require_finite(logits, name)
+    logits = logits[:, None] if logits.ndim == 1 else logits
+    if logits.ndim != 2:
+        raise ValueError(f"`{name}` has shape {tuple(logits.shape)}; logits are (n, K), or (n,) for two classes.")
+    return torch.cat([torch.zeros_like(logits), logits], dim=1) if logits.shape[1] == 1 else logits
+
+
+def _unseen(held_out: Any) -> tuple[Any, Tensor | None]:
+    if held_out is None or isinstance(held_out, Batch | Mapping):
+        return held_out, None
+    if not isinstance(held_out, tuple | list) or len(held_out) not in (2, 3, 4):
+        raise ValueError(
+            "`held_out` is (x, y), (x, y, attribute) or (x, y, attribute, outputs), with attribute None when there is none."
+        )
+    x, y, attribute, outputs = (*held_out, None, None)[:4]
+    columns = attribute if isinstance(attribute, Mapping) else {} if attribute is None else {"attribute": attribute}
+    return Batch.of(_vectors(x, "held_out x"), y, **columns), _logits(outputs, x, "held_out outputs")
+
+
+def _num_classes(batch: Batch, unseen: Any) -> int:
+    names = set(batch.classes) | (set(unseen.classes) if isinstance(unseen, Batch) else set())
+    return max(
+        len(names),
+        1 + max((int(n) for n in names if n.isdigit()), default=0)
+        if all(n.isdigit() for n in names) and len(names) <= 2
+        else 0,
+    )
+
+
+def _probes(data: Prepared, held: Batch, seed: int, progress: Progress) -> dict[tuple[str, str], ProbeResult]:
+    targets = {"class": held.y} | {cue: data.with_cue(cue)[1].attribute for cue in data.cues}
+    found: dict[tuple[str, str], ProbeResult] = {}
+    for cue, z in targets.items():
+        for kind in KINDS:
+            found[cue, kind] = held_out_accuracy(kind, held.x, z, seed=seed)
+            progress("probing embeddings", len(found) / len(targets) / len(KINDS))
+    return found
+
+
+def _remedies(
+    wanted: Sequence[str] | None, subject: Subject, held: Batch, seed: int, progress: Progress
+) -> tuple[Remedy, ...]:
+    if subject.head is None or subject.features is None or (wanted is not None and not wanted):
+        return ()
+    rows = torch.arange(len(held))
+    if len(rows) > MAX_REPAIR:
+        fold = stratified_folds(held.groups(), -(-len(rows) // MAX_REPAIR), seed)
+        rows = (fold == 0).nonzero()[:, 0]
+    part = repair.Rows(
+        subject.features[rows], held.y[rows], None if held.attribute is None else held.attribute[rows], held.num_values
+    )
+    return repair.try_all(wanted, part, None, subject.head, seed, within(progress, 0.8, 0.98))

@@ -1,0 +1,281 @@
+"""Intervention two: erase the cue at the penultimate layer and run the unchanged head again.
+
+In the training distribution a cue stands in for the label, so an eraser fitted there erases the label too. The moments are
+therefore balanced: every combination of class and value counts equally. The control asks how much the same eraser would
+close if the cue were shuffled among the rows of each class. It is a null for a random direction of the data's covariance,
+not for rows that are merely harder.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from firstcue.auditing.splits import stratified_folds
+from firstcue.erasure.leace import AffineEraser, leace_map
+from firstcue.layers import Head
+from firstcue.moments import Moments
+from firstcue.shrinkage import oas
+from firstcue.spurious.reliance import Gap, accuracy_gap
+
+FOLDS = 5
+_CHUNK = 20_000_000
+"""Numbers held at once by the permutation control."""
+
+
+@dataclass(frozen=True)
+class Erasure:
+    """What the head does when the cue is gone from its input, on rows the eraser was not fitted on."""
+
+    gap_after: Gap
+    closed: float
+    """1 - gap after / gap before."""
+    change: float
+    """Gap before - gap after: what the cue's direction in the last layer does to accuracy."""
+    change_low: float
+    change_high: float
+    p_value: float
+    """Of `closed` against the permutation control, uncorrected."""
+    draws: int
+    group_average_before: float
+    group_average_after: float
+    shrunk: bool
+    """Whether the covariance was shrunk because the smallest cell has fewer than 5 d rows."""
+    logits: Tensor
+    """`(n, K)` of the head on erased features, each row by an eraser fitted without it."""
+
+
+@dataclass(frozen=True)
+class BalancedFit:
+    """Moments in which every cell of class and attributes weighs the same, and the cross-covariance of each attribute."""
+
+    mean: Tensor
+    """`(d,)`."""
+    covariance: Tensor
+    """`(d, d)`."""
+    cross: tuple[Tensor, ...]
+    """Per attribute `(d, V)`: columns sqrt(p_v) (mean_v - mean)."""
+    shrunk: bool
+
+    def eraser(self, which: Sequence[int] | None = None) -> AffineEraser:
+        """The LEACE map for the attributes at `which`, or for all of them jointly."""
+        chosen = self.cross if which is None else [self.cross[i] for i in which]
+        return leace_map(torch.cat(list(chosen), dim=1), self.covariance, self.mean)
+
+
+def balanced_weights(cells: Tensor, kept: Tensor) -> Tensor:
+    """`(n,)` weights, zero outside `kept`, that give every cell the same total and average 1 over the kept rows."""
+    counts = torch.bincount(cells[kept], minlength=int(cells.max()) + 1).double()
+    occupied = int((counts > 0).sum())
+    share = int(kept.sum()) / occupied / counts.clamp(min=1)
+    return torch.where(kept, share[cells], 0.0)
+
+
+def balanced_fit(x: Tensor, y: Tensor, attributes: Sequence[Tensor], kept: Tensor | None = None) -> BalancedFit:
+    """Moments of `x` in which class and attributes are independent, as nearly as the cells present allow.
+
+    Args:
+        x: `(n, d)` features.
+        y: `(n,)` class ids.
+        attributes: Each `(n,)` value ids.
+        kept: `(n,)` bool, the rows to fit on; all when absent.
+
+    Returns:
+        The moments and, per attribute, the cross-covariance that LEACE needs.
+    """
+    kept = torch.ones(len(y), dtype=torch.bool) if kept is None else kept
+    joint = attributes[0]
+    for attribute in attributes[1:]:
+        joint = joint * (int(attribute.max()) + 1) + attribute
+    num_joint = int(joint.max()) + 1
+    cells = y * num_joint + joint
+    by_joint = Moments.of_groups(x, joint, num_joint, weights=balanced_weights(cells, kept))
+    pooled = by_joint.pool()
+    counts = torch.bincount(cells[kept])
+    shrunk = int(counts[counts > 0].min()) < 5 * x.shape[1]
+    covariance = oas(pooled) if shrunk else pooled.covariance
+    representative = torch.zeros(num_joint, dtype=torch.int64).scatter_(0, joint, torch.arange(len(joint)))
+    cross = tuple(_cross(by_joint, pooled.mean, a[representative], int(a.max()) + 1) for a in attributes)
+    return BalancedFit(pooled.mean, covariance, cross, shrunk)
+
+
+def _cross(by_joint: Moments, mean: Tensor, value: Tensor, num_values: int) -> Tensor:
+    """Columns sqrt(p_v) (mean_v - mean) of one attribute, from the moments of joint groups; `value` is theirs."""
+    share = by_joint.count / by_joint.count.sum()
+    weight = torch.zeros(num_values, dtype=torch.float64).index_add_(0, value, share)
+    offset = torch.zeros(num_values, len(mean), dtype=torch.float64).index_add_(
+        0, value, share[:, None] * (by_joint.mean - mean)
+    )
+    return (offset / weight.clamp(min=1e-300).sqrt()[:, None]).mT
+
+
+def erase_across_folds(
+    features: Tensor,
+    y: Tensor,
+    attributes: Sequence[Tensor],
+    head: Head,
+    fold: Tensor,
+    which: Sequence[int] | None = None,
+) -> tuple[Tensor, list[BalancedFit]]:
+    """Logits of the unchanged head on erased features; every row is erased by a map fitted on the other folds."""
+    logits = torch.empty(len(y), head.weight.shape[0], dtype=torch.float64)
+    fits = []
+    for f in fold.unique().tolist():
+        fit = balanced_fit(features, y, attributes, kept=fold != f)
+        logits[fold == f] = head(fit.eraser(which)(features[fold == f])).double()
+        fits.append(fit)
+    return logits, fits
+
+
+def erasure_effect(
+    features: Tensor, y: Tensor, attribute: Tensor, head: Head, association: Tensor, *, draws: int = 199, seed: int = 0
+) -> Erasure:
+    """How much of the accuracy gap closes when the cue is erased, and how much would by chance.
+
+    Args:
+        features: `(n, d)` input of the head on held-out rows.
+        y: `(n,)` class ids.
+        attribute: `(n,)` value ids of the cue.
+        head: The model's last layer.
+        association: `(K, V)` the r(y,a) of the training rows.
+        draws: Shuffles of the cue within each class.
+        seed: Of folds and shuffles.
+
+    Returns:
+        The effect with its permutation p-value (1 + #{draws that close as much}) / (draws + 1).
+
+    Source:
+        Belrose et al. (2023), LEACE, https://arxiv.org/abs/2306.03819; the balanced moments and the control are this tool's.
+    """
+    fold = stratified_folds(y * (int(attribute.max()) + 1) + attribute, FOLDS, seed)
+    before = accuracy_gap(association, head(features).argmax(dim=1) == y, y, attribute)
+    logits, fits = erase_across_folds(features, y, [attribute], head, fold)
+    after = accuracy_gap(association, logits.argmax(dim=1) == y, y, attribute)
+    null = _shuffled_gaps(features, y, attribute, head, fold, fits, before.weight, draws, seed)
+    change = _paired_change(before, head(features).argmax(dim=1) == y, logits.argmax(dim=1) == y, y, attribute)
+    at_least = (
+        int((null <= after.value + 1e-12).sum()) if before.value > 0 else int((null >= after.value - 1e-12).sum())
+    )
+    return Erasure(
+        gap_after=after,
+        closed=1 - after.value / before.value if before.value else 0.0,
+        change=change[0],
+        change_low=change[1],
+        change_high=change[2],
+        p_value=(1 + at_least) / (draws + 1),
+        draws=draws,
+        group_average_before=_group_average(before),
+        group_average_after=_group_average(after),
+        shrunk=any(fit.shrunk for fit in fits),
+        logits=logits,
+    )
+
+
+def _paired_change(gap: Gap, before: Tensor, after: Tensor, y: Tensor, attribute: Tensor) -> tuple[float, float, float]:
+    """Difference of two gaps over the same rows with its 95 % interval; one flip each way is added to every cell."""
+    cell, shape = y * gap.weight.shape[1] + attribute, gap.weight.shape
+    flips = before.double() - after.double()
+    count = torch.bincount(cell, minlength=gap.weight.numel()).double()
+    total = torch.zeros(gap.weight.numel(), dtype=torch.float64).index_add_(0, cell, flips)
+    square = torch.zeros_like(total).index_add_(0, cell, flips.square())
+    mean = total / count.clamp(min=1)
+    variance = ((square + 2) / (count + 2) - (total / (count + 2)).square()) / (count + 2)
+    value = float((gap.weight * mean.reshape(shape)).sum())
+    half = 1.96 * float((gap.weight.square() * variance.reshape(shape)).sum().sqrt())
+    return value, value - half, value + half
+
+
+def _group_average(gap: Gap) -> float:
+    present = gap.counts > 0
+    return float(gap.accuracy[present].mean())
+
+
+def _shuffled_gaps(
+    x: Tensor,
+    y: Tensor,
+    attribute: Tensor,
+    head: Head,
+    fold: Tensor,
+    fits: list[BalancedFit],
+    weight: Tensor,
+    draws: int,
+    seed: int,
+) -> Tensor:
+    """`(draws,)` gap after erasing a cue shuffled within each class; the metric stays that of the real eraser."""
+    generator = torch.Generator().manual_seed(seed)
+    shuffles = _shuffles_within(y, attribute, draws, generator)
+    shape, num_values = weight.shape, weight.shape[1]
+    correct = torch.zeros(draws, *shape, dtype=torch.float64)
+    for f, fit in zip(fold.unique().tolist(), fits, strict=True):
+        test = fold == f
+        step = max(1, _CHUNK // max(1, len(y) + int(test.sum()) * max(shape)))
+        for block in torch.arange(draws).split(step):
+            logits = _erased_logits(x, y, shuffles[block], ~test, test, fit, head, num_values)
+            right = (logits.argmax(dim=2) == y[test][:, None]).double()
+            cell = y[test] * num_values + attribute[test]
+            totals = torch.zeros(weight.numel(), len(block), dtype=torch.float64).index_add_(0, cell, right)
+            correct[block] += totals.mT.reshape(len(block), *shape)
+    counts = torch.bincount(y * num_values + attribute, minlength=weight.numel()).reshape(shape).clamp(min=1)
+    return (correct / counts * weight).sum(dim=(1, 2))
+
+
+def _shuffles_within(y: Tensor, attribute: Tensor, draws: int, generator: torch.Generator) -> Tensor:
+    """`(draws, n)` copies of the attribute, permuted among the rows of each class."""
+    shuffled = attribute.to(torch.int16).repeat(draws, 1)
+    for c in y.unique():
+        members = (y == c).nonzero()[:, 0]
+        order = torch.rand(draws, len(members), generator=generator).argsort(dim=1)
+        shuffled[:, members] = attribute.to(torch.int16)[members][order]
+    return shuffled
+
+
+def _erased_logits(
+    x: Tensor, y: Tensor, values: Tensor, train: Tensor, test: Tensor, fit: BalancedFit, head: Head, num_values: int
+) -> Tensor:
+    """`(n_test, draws, K)` logits after erasing each shuffled cue, in one batched LEACE."""
+    cross, mean = _shuffled_cross(x, y, values, train, num_values)  # (b, d, V), (b, d)
+    scale = fit.covariance.diagonal().clamp(min=1e-300).sqrt()
+    factor = _factor(fit.covariance / scale[:, None] / scale)
+    solved = factor(cross / scale[:, None]) / scale[:, None]  # covariance^-1 cross
+    weight, basis = torch.linalg.eigh(cross.mT @ solved)  # squared canonical correlations
+    inverse = torch.where(weight > 1e-10, 1 / weight.clamp(min=1e-10), 0.0)
+    middle = basis * inverse[:, None] @ basis.mT  # (b, V, V)
+    effect = middle @ cross.mT @ head.weight.double().mT  # (b, V, K)
+    centre = fit.mean
+    reads = torch.einsum("nd,bdv->nbv", (x[test] - centre.to(x.dtype)).float(), solved.float())
+    reads = reads - torch.einsum("bd,bdv->bv", mean - centre, solved).float()
+    logits = head(x[test]).float()
+    return logits[:, None] - torch.einsum("nbv,bvk->nbk", reads, effect.float())
+
+
+def _factor(covariance: Tensor):  # type: ignore[no-untyped-def]
+    """A solver for an equilibrated covariance, by its eigenvectors when it is singular."""
+    factor, trouble = torch.linalg.cholesky_ex(covariance)
+    if int(trouble) == 0 and float(factor.diagonal().min()) > 1e-6:
+        return lambda b: torch.cholesky_solve(b, factor.expand(len(b), *factor.shape))
+    value, vector = torch.linalg.eigh(covariance)
+    inverse = torch.where(value > len(value) * 2.3e-16 * value[-1], 1 / value, 0.0)
+    return lambda b: (vector * inverse) @ (vector.mT @ b)
+
+
+def _shuffled_cross(x: Tensor, y: Tensor, values: Tensor, train: Tensor, num_values: int) -> tuple[Tensor, Tensor]:
+    """Cross-covariance `(b, d, V)` and mean `(b, d)` of shuffled cues under balanced weights, from cell means."""
+    draws, shift = len(values), x.mean(dim=0, keepdim=True)
+    classes = y[train].unique().tolist()
+    cell_mean, present = [], []
+    for c in classes:
+        rows = train & (y == c)
+        inside = (x[rows] - shift).float()
+        member = torch.stack([values[:, rows] == v for v in range(num_values)]).float()  # (V, b, n)
+        count = member.sum(dim=2).double()
+        cell_mean.append((member @ inside).double() / count.clamp(min=1)[..., None])
+        present.append(count > 0)
+    mean_of, there = torch.stack(cell_mean), torch.stack(present).double()  # (C, V, b, d), (C, V, b)
+    cells = there.sum(dim=(0, 1))  # (b,)
+    mean = (mean_of * there[..., None]).sum(dim=(0, 1)) / cells[:, None]
+    share = there.sum(dim=0) / cells  # (V, b)
+    by_value = (mean_of * there[..., None]).sum(dim=0) / there.sum(dim=0).clamp(min=1)[..., None]
+    cross = share.sqrt()[..., None] * (by_value - mean)
+    assert cross.shape == (num_values, draws, x.shape[1])
+    return cross.permute(1, 2, 0), mean + shift[0].double()

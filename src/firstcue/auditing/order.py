@@ -1,0 +1,188 @@
+"""In which order class and cue became decodable and used: the audit's measurements repeated on checkpoints."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from firstcue._progress import Progress
+from firstcue.auditing.edited import correct_by_value
+from firstcue.auditing.verdict import MATTERS
+from firstcue.batch import Batch
+from firstcue.finding import Moment, Order
+from firstcue.layers import features_and_outputs, find_head, predict
+from firstcue.probes import held_out_accuracy
+from firstcue.spurious.metrics import group_metrics
+from firstcue.spurious.reliance import Association, accuracy_gap, edit_reliance
+from firstcue.training.checkpoints import load_checkpoints
+
+MAX_ROWS = 1000
+
+State = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Course:
+    """Curves over training and the steps read off them; all on a scale from 0, chance, to 1."""
+
+    timeline: tuple[Moment, ...]
+    order: tuple[Order, ...]
+    first: Tensor | None = None
+    """`(n, K)` logits of the earliest trained checkpoint on all held-out rows, for clustering without an attribute."""
+
+
+def states(checkpoints: Any) -> list[tuple[int, State]]:
+    """Steps and weights, in order, from a glob, a folder, paths, or pairs `(step, state_dict)`.
+
+    Raises:
+        ValueError: If nothing is found, or a file is not one of ours.
+    """
+    if (
+        isinstance(checkpoints, Sequence)
+        and not isinstance(checkpoints, str)
+        and checkpoints
+        and isinstance(checkpoints[0], tuple)
+    ):
+        return sorted(((int(step), state) for step, state in checkpoints), key=lambda pair: pair[0])
+    from safetensors.torch import load_file
+
+    where = checkpoints if isinstance(checkpoints, str | Path) else [str(p) for p in checkpoints]
+    return [(step, load_file(str(path))) for step, path in load_checkpoints(where)]
+
+
+def course(
+    model: nn.Module,
+    checkpoints: Sequence[tuple[int, State]],
+    held: Batch,
+    found: Association | None,
+    *,
+    seed: int,
+    batch_size: int,
+    progress: Progress,
+) -> Course:
+    """Measure every checkpoint on (at most `MAX_ROWS`) held-out rows.
+
+    Args:
+        model: The architecture; a copy is loaded with each state.
+        checkpoints: `(step, state_dict)`, ascending.
+        held: Held-out rows, with the cue as attribute if there is one.
+        found: Association of the cue in training.
+        seed: Of splits.
+        batch_size: Rows per call.
+        progress: Told the fraction done.
+
+    Raises:
+        ValueError: If a state does not fit the model.
+    """
+    rows = torch.arange(len(held))
+    if len(held) > MAX_ROWS:
+        rows = torch.randperm(len(held), generator=torch.Generator().manual_seed(seed))[:MAX_ROWS].sort().values
+    part, copied = held.rows(rows), copy.deepcopy(model)
+    timeline: list[Moment] = []
+    first = None
+    for i, (at, state) in enumerate(checkpoints):
+        _load(copied, state, at)
+        timeline += _measure(copied, at, part, found, seed, batch_size)
+        if first is None and at > 0:
+            first = predict(copied, held.x, batch_size=batch_size)
+        progress("following checkpoints", (i + 1) / len(checkpoints))
+    return Course(tuple(timeline), _orders(timeline, part.cue if part.attribute is not None else None), first)
+
+
+def _load(model: nn.Module, state: State, at: int) -> None:
+    try:
+        model.load_state_dict(dict(state))
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint of step {at} does not fit the model: {error}") from error
+
+
+def _measure(
+    model: nn.Module, at: int, held: Batch, found: Association | None, seed: int, batch_size: int
+) -> list[Moment]:
+    features, logits = features_and_outputs(model, held.x, batch_size=batch_size, head=find_head(model, held.x))
+    correct, k = logits.argmax(dim=1) == held.y, held.num_classes
+    metrics = group_metrics(held.y, logits.argmax(dim=1), held.groups())
+    low, high = metrics.intervals["group_average"]
+    said = [
+        Moment(
+            step=at,
+            curve="used/core",
+            value=_scaled(metrics.group_average, k),
+            ci_low=_scaled(low, k),
+            ci_high=_scaled(high, k),
+        ),
+        _decodable(at, "core", features, held.y, k, seed),
+    ]
+    if metrics.worst_group is not None:
+        w = metrics.worst_group
+        said.append(Moment(step=at, curve="accuracy/worst", value=w.accuracy, ci_low=w.ci_low, ci_high=w.ci_high))
+    if held.attribute is None:
+        return said
+    said.append(_decodable(at, held.cue, features, held.attribute, held.num_values, seed))
+    if found is not None and found.associated:
+        said += _used(model, at, held, found, correct, seed, batch_size)
+    return said
+
+
+def _used(
+    model: nn.Module, at: int, held: Batch, found: Association, correct: Tensor, seed: int, batch_size: int
+) -> list[Moment]:
+    """Reliance by edit where rows can be edited, else the accuracy gap."""
+    assert held.attribute is not None
+    if held.edit is not None:
+        right = correct_by_value(lambda x: predict(model, x, batch_size=batch_size), held, torch.arange(len(held)))
+        r = edit_reliance(found.r, right, held.y, seed=seed, draws=200)
+        return [Moment(step=at, curve=f"used/{held.cue}", value=r.value, ci_low=r.ci_low, ci_high=r.ci_high)]
+    gap = accuracy_gap(found, correct, held.y, held.attribute)
+    return (
+        []
+        if gap.undroppable
+        else [Moment(step=at, curve=f"used/{held.cue}", value=gap.value, ci_low=gap.ci_low, ci_high=gap.ci_high)]
+    )
+
+
+def _decodable(at: int, cue: str, features: Tensor, z: Tensor, num: int, seed: int) -> Moment:
+    p = held_out_accuracy("linear", features, z, seed=seed)
+    return Moment(
+        step=at,
+        curve=f"decodable/{cue}",
+        value=_scaled(p.accuracy, num),
+        ci_low=_scaled(p.ci_low, num),
+        ci_high=_scaled(p.ci_high, num),
+    )
+
+
+def _scaled(accuracy: float, num: int) -> float:
+    """0 at chance, 1 when always right; for two classes this is the correlation 2 a - 1."""
+    return (accuracy - 1 / num) / (1 - 1 / num)
+
+
+def _orders(timeline: list[Moment], cue: str | None) -> tuple[Order, ...]:
+    names = ["core"] + ([cue] if cue is not None else [])
+    return tuple(
+        Order(
+            cue=name,
+            step_decodable=_since(timeline, f"decodable/{name}", relative=True),
+            step_used=_since(timeline, f"used/{name}", relative=False),
+        )
+        for name in names
+    )
+
+
+def _since(timeline: list[Moment], curve: str, *, relative: bool) -> int | None:
+    """First step from which the curve stays up for three checkpoints, or to the end.
+
+    Up means: used, its lower bound above `MATTERS`; decodable, nine tenths of its highest value.
+    """
+    points = [m for m in timeline if m.curve == curve]
+    if not points:
+        return None
+    highest = max(m.value for m in points)
+    if relative and highest <= MATTERS:
+        return None
+    up = [m.value >= 0.9 * highest if relative else (m.ci_low is not None and m.ci_low > MATTERS) for m in points]
+    return next((m.step for i, m in enumerate(points) if all(up[i : i + 3])), None)

@@ -1,0 +1,260 @@
+"""What each repair of the last layer is worth, on rows that neither fitted nor chose it.
+
+Every remedy is a function from fitting rows to a new head, so that all of them end as an ordinary linear layer. Held-out
+rows are dealt into five folds; each row is answered by a head fitted on the other four. Two folds choose the remedy, the
+other three report it: the promise. The head that is handed over is fitted on all held-out rows.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from firstcue._progress import Progress
+from firstcue.auditing.erased import FOLDS, balanced_fit, balanced_weights
+from firstcue.auditing.splits import stratified_folds
+from firstcue.finding import Remedy
+from firstcue.layers import Head
+from firstcue.spurious.metrics import GroupMetrics, group_metrics
+from firstcue.training.retrain import retrain_head
+
+CHOOSING = (0, 1)
+"""Folds whose rows choose between the remedies; the others report."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Features with what is known of each row."""
+
+    features: Tensor
+    y: Tensor
+    attribute: Tensor | None = None
+    num_values: int = 1
+
+    @property
+    def cells(self) -> Tensor:
+        """`(n,)` group ids, class by attribute value."""
+        return self.y if self.attribute is None else self.y * self.num_values + self.attribute
+
+    def at(self, rows: Tensor) -> "Rows":
+        """The rows where the mask holds."""
+        return Rows(
+            self.features[rows], self.y[rows], None if self.attribute is None else self.attribute[rows], self.num_values
+        )
+
+
+@dataclass(frozen=True)
+class Repaired:
+    """A new head and what has to be said of it."""
+
+    weight: Tensor
+    bias: Tensor
+    note: str = ""
+
+
+Fit = Callable[[Rows, Rows | None, Head, int], Repaired]
+"""`fit(held_out, train, head, seed)` -> the new head."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A remedy by name."""
+
+    name: str
+    fit: Fit
+    needs_group_labels: bool
+    needs_attribute: bool = False
+    needs_train: bool = False
+
+
+def keep(held: Rows, train: Rows | None, head: Head, seed: int) -> Repaired:
+    """The head as it is."""
+    return Repaired(head.weight, head.bias)
+
+
+def retrain(method: str) -> Fit:
+    """Last-layer retraining by `retrain_head` with the method of that name."""
+
+    def fit(held: Rows, train: Rows | None, head: Head, seed: int) -> Repaired:
+        known = None if train is None else (train.features, train.y, train.cells)
+        fitted = retrain_head(held.features, held.y, held.cells, method=method, train=known, head=head, seed=seed)
+        return Repaired(fitted.weight, fitted.bias, fitted.note)
+
+    return fit
+
+
+def erase(held: Rows, train: Rows | None, head: Head, seed: int) -> Repaired:
+    """Erase the cue with balanced moments, fold the eraser into the head, and re-centre its bias on balanced rows.
+
+    With x' = x - right-hand projection, logits W x' + b are again affine in x: W' = W P, b' = b + W (mean - P mean). Erasing
+    shifts the logits by whatever the cue contributed on average, so K - 1 numbers are refitted.
+    """
+    if held.attribute is None:
+        raise ValueError("erasure needs an attribute to erase; give `attribute`.")
+    fitted = balanced_fit(held.features, held.y, [held.attribute])
+    eraser = fitted.eraser()
+    weight, bias = head.weight.double(), head.bias.double()
+    change = weight @ eraser.left.double() @ eraser.right.double().mT  # W left right^T
+    new_weight, new_bias = weight - change, bias + change @ eraser.mean.double()
+    logits = held.features.double() @ new_weight.mT + new_bias
+    everything = torch.ones(len(held.y), dtype=torch.bool)
+    shift = recentred_bias(logits, held.y, balanced_weights(held.cells, everything))
+    return Repaired(new_weight, new_bias + shift, "covariance shrunk (few rows)" if fitted.shrunk else "")
+
+
+def recentred_bias(logits: Tensor, y: Tensor, weights: Tensor, *, iterations: int = 50) -> Tensor:
+    """The shift of the bias that minimises weighted cross-entropy: predicted class shares then equal the true ones.
+
+    Args:
+        logits: `(n, K)` float64.
+        y: `(n,)` class ids.
+        weights: `(n,)`.
+        iterations: Newton steps at the most; each is damped by a small ridge, so that a class without rows stays finite.
+
+    Returns:
+        `(K,)` with mean zero.
+
+    Example:
+        >>> recentred_bias(torch.tensor([[2.0, 0.0], [2.0, 0.0]]).double(), torch.tensor([0, 1]), torch.ones(2)).tolist()
+        [-1.0, 1.0]
+    """
+    share = weights.double() / weights.sum()
+    target = torch.zeros(logits.shape[1], dtype=torch.float64).index_add_(0, y, share)
+    shift = torch.zeros_like(target)
+    for _ in range(iterations):
+        p = (logits + shift).softmax(dim=1)
+        gradient = share @ p - target + 1e-9 * shift
+        hessian = (share @ p).diag() - (p * share[:, None]).mT @ p
+        step = torch.linalg.solve(hessian + 1e-6 * torch.eye(len(shift), dtype=torch.float64), gradient)
+        shift = shift - step.clamp(-2, 2)
+        if float(gradient.abs().max()) < 1e-8:
+            break
+    return (shift - shift.mean()).round(decimals=12)
+
+
+METHODS: Mapping[str, Method] = {
+    m.name: m
+    for m in (
+        Method("as it is", keep, needs_group_labels=False),
+        Method("last-layer", retrain("dfr"), needs_group_labels=True, needs_attribute=True),
+        Method("erase", erase, needs_group_labels=True, needs_attribute=True),
+        Method(
+            "last-layer on training rows",
+            retrain("dfr-train"),
+            needs_group_labels=True,
+            needs_attribute=True,
+            needs_train=True,
+        ),
+        Method("last-layer, class-balanced", retrain("class-balanced"), needs_group_labels=False),
+    )
+}
+"""Remedies that an audit tries, in the order of its table."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One remedy with its promise."""
+
+    method: Method
+    promise: GroupMetrics
+    """On report rows only."""
+    choosing: float
+    """Worst-group accuracy on the rows that choose."""
+    repaired: Repaired
+    """Fitted on all held-out rows."""
+    seconds: float
+
+
+def report_rows(cells: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Fold ids of all held-out rows, and the mask of those that report."""
+    fold = stratified_folds(cells, FOLDS, seed)
+    return fold, ~torch.isin(fold, torch.tensor(CHOOSING))
+
+
+def try_remedy(method: Method, held: Rows, train: Rows | None, head: Head, seed: int) -> Tried:
+    """Cross-fit one remedy over the held-out rows, then fit it on all of them.
+
+    Args:
+        method: The remedy.
+        held: Held-out rows.
+        train: Training rows, for the methods that use them.
+        head: The model's own head.
+        seed: Of folds and subsets.
+    """
+    began = time.perf_counter()
+    fold, reports = report_rows(held.cells, seed)
+    decisions = torch.empty(len(held.y), dtype=torch.int64)
+    for f in range(FOLDS) if method.fit is not keep else ():
+        out = fold == f
+        if bool(out.any()):
+            decisions[out] = _decide(method.fit(held.at(~out), train, head, seed), held.features[out])
+    repaired = method.fit(held, train, head, seed)
+    if method.fit is keep:
+        decisions = _decide(repaired, held.features)
+    chooses = ~reports
+    choosing = group_metrics(held.y[chooses], decisions[chooses], held.cells[chooses], min_count=1)
+    worst = choosing.worst_group.accuracy if choosing.worst_group else 0.0
+    promise = group_metrics(held.y[reports], decisions[reports], held.cells[reports])
+    return Tried(method, promise, worst, repaired, time.perf_counter() - began)
+
+
+def _decide(repaired: Repaired, features: Tensor) -> Tensor:
+    return (features.double() @ repaired.weight.double().mT + repaired.bias.double()).argmax(dim=1)
+
+
+def find(name: str) -> Method:
+    """The remedy of that name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in METHODS:
+        raise ValueError(f"no remedy is called {name!r}; remedies: {', '.join(METHODS)}.")
+    return METHODS[name]
+
+
+def applicable(held: Rows, train: Rows | None, wanted: Sequence[str] | None) -> list[Method]:
+    """The remedies that these rows allow, or those asked for.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    chosen = list(METHODS.values()) if wanted is None else [find(name) for name in dict.fromkeys(["as it is", *wanted])]
+    return [
+        m
+        for m in chosen
+        if (held.attribute is not None or not m.needs_attribute) and (train is not None or not m.needs_train)
+    ]
+
+
+def try_all(
+    wanted: Sequence[str] | None, held: Rows, train: Rows | None, head: Head, seed: int, progress: Progress
+) -> tuple[Remedy, ...]:
+    """Every applicable remedy as a row of the report; the one with the best worst group on the choosing rows is selected."""
+    methods = applicable(held, train, wanted)
+    tried = []
+    for i, method in enumerate(methods):
+        progress(f"trying {method.name}", i / len(methods))
+        tried.append(try_remedy(method, held, train, head, seed))
+    best = max(tried, key=lambda t: t.choosing, default=None)
+    return tuple(_row(t, t is best) for t in tried)
+
+
+def _row(t: Tried, selected: bool) -> Remedy:
+    worst = t.promise.worst_group
+    low, high = t.promise.intervals.get("worst_group", (None, None))
+    return Remedy(
+        name=t.method.name,
+        worst_group=worst.accuracy if worst else None,
+        ci_low=low if worst else None,
+        ci_high=high if worst else None,
+        overall=t.promise.overall.accuracy,
+        group_average=t.promise.group_average,
+        n=t.promise.overall.n,
+        needs_group_labels=t.method.needs_group_labels,
+        seconds=t.seconds,
+        selected=selected,
+        note=t.repaired.note,
+    )
