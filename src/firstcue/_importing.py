@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
+from importlib import import_module, invalidate_caches
 from typing import Any
 
 SPEC = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
@@ -48,16 +48,17 @@ def _find(spec: str, role: str) -> Any:
     if not SPEC.fullmatch(spec):
         raise ValueError(f"a {role} is named `module:name`, for example `my_code:make`; got {spec!r}.")
     module_name, _, path = spec.partition(":")
+    invalidate_caches()  # the file may have been written a moment ago
     try:
         found: Any = import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is not None and (module_name + ".").startswith(error.name + "."):
             raise ValueError(
-                f"there is no module {module_name!r} for the {role} `{spec}`; the current folder and the installed packages "
-                f"were searched. Run the command in the folder that holds {module_name.split('.')[0]}.py."
+                f"there is no module {module_name!r} for the {role} `{spec}` in the current folder or among installed "
+                f"packages. Run the command in the folder that holds {module_name.split('.')[0]}.py."
             ) from error
         raise ValueError(f"the module of the {role} `{spec}` needs {error.name!r}, which is not installed.") from error
-    except Exception as error:  # the user's code: whatever it raises is theirs to mend
+    except (Exception, SystemExit) as error:  # the user's code: whatever it raises is theirs to mend
         raise ValueError(f"importing {module_name!r} for the {role} `{spec}` raised {_said(error)}") from error
     for name in path.split("."):
         if not hasattr(found, name):
@@ -72,9 +73,9 @@ def _find(spec: str, role: str) -> Any:
 def _guarded(factory: Callable[[], Any], spec: str, role: str) -> Any:
     try:
         return factory()
-    except Exception as error:  # the user's code: whatever it raises is theirs to mend
+    except (Exception, SystemExit) as error:  # the user's code: whatever it raises is theirs to mend
         raise ValueError(f"the {role} `{spec}` raised {_said(error)} It is called without arguments.") from error
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).rstrip('.') or 'no message'}."

@@ -1,5 +1,19 @@
 """What there is to look at: images that ship with the package, and readers for files of every common form."""
 
+from firstcue.data.builtin import fashion_mnist, garment_dominoes
+from firstcue.data.catalogue import Entry, available, entry, prepare, write_npz
 from firstcue.data.images import digits, shipped
+from firstcue.data.reading import read
 
-__all__ = ["digits", "shipped"]
+__all__ = [
+    "Entry",
+    "available",
+    "digits",
+    "entry",
+    "fashion_mnist",
+    "garment_dominoes",
+    "prepare",
+    "read",
+    "shipped",
+    "write_npz",
+]

@@ -1,0 +1,153 @@
+"""What data is on this machine, under which licence, and how to get what is not."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from firstcue.batch import Batch
+from firstcue.data.builtin import DEBIAN_COMMAND, DEBIAN_FOLDER, PARTS, read_builtin
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One data set."""
+
+    name: str
+    """As in `builtin:NAME`, or the form of a path."""
+
+    present: bool
+    rows: int | None
+    """Number of rows; None when it depends on the files."""
+
+    content: str
+    licence: str
+    how_to_get: str
+    """The command or file that provides it; empty when it is always there."""
+
+
+def available() -> tuple[Entry, ...]:
+    """Every data set that firstcue knows by name, present or not.
+
+    Example:
+        >>> [entry.name for entry in available() if entry.present][:3]
+        ['fashion-slice', 'digits', 'dominoes']
+    """
+    always = "comes with firstcue"
+    return (
+        Entry(
+            "fashion-slice",
+            True,
+            6000,
+            "pullovers and coats of Fashion-MNIST, 28 x 28, grey",
+            "MIT, Zalando SE",
+            always,
+        ),
+        Entry(
+            "digits", True, 1797, "handwritten digits of scikit-learn, enlarged to 28 x 28", "CC BY 4.0, UCI", always
+        ),
+        Entry(
+            "dominoes",
+            True,
+            5800,
+            "digit above garment, 56 x 28; dominoes/STRENGTH/PART, parts train, held-out, test",
+            "as the two above",
+            always,
+        ),
+        Entry(
+            "fashion-mnist",
+            DEBIAN_FOLDER.is_dir(),
+            70000,
+            "all ten classes of Fashion-MNIST; fashion-mnist or fashion-mnist/test",
+            "MIT, Zalando SE",
+            DEBIAN_COMMAND,
+        ),
+        Entry(
+            "mnist",
+            False,
+            70000,
+            "handwritten digits, 28 x 28, grey",
+            "CC BY-SA 3.0",
+            "put its IDX files (train-images-idx3-ubyte ...) into a folder and name the folder",
+        ),
+        Entry(
+            "cifar-10",
+            False,
+            60000,
+            "small photographs of ten classes, 32 x 32, colour",
+            "none stated by its authors",
+            "unpack cifar-10-python.tar.gz and name the folder cifar-10-batches-py",
+        ),
+    )
+
+
+def entry(name: str) -> Entry:
+    """What is known of one data set.
+
+    Raises:
+        ValueError: If there is none of this name.
+
+    Example:
+        >>> entry("digits").rows
+        1797
+    """
+    for found in available():
+        if found.name == name.removeprefix("builtin:").split("/")[0]:
+            return found
+    raise ValueError(f"no data set is called {name!r}; there are {', '.join(e.name for e in available())}.")
+
+
+def prepare(name: str, out: str | Path) -> tuple[Path, ...]:
+    """Write a built-in data set as `.npz` files, one per part, that any tool can read.
+
+    `dominoes/STRENGTH` gives train.npz, held-out.npz and test.npz; `fashion-mnist` gives train.npz and test.npz; the rest
+    gives data.npz. Labels are ids, `classes` has their names; an attribute is a column of its own.
+
+    Args:
+        name: As in `builtin:NAME`.
+        out: Folder; made if need be.
+
+    Raises:
+        ValueError: If there is no such data set, or it is not installed.
+    """
+    name = name.removeprefix("builtin:")
+    head, *rest = name.split("/")
+    if head == "dominoes" and len(rest) < 2:
+        parts = {part: f"dominoes/{rest[0] if rest else 0.95}/{part}" for part in PARTS}
+    elif name == "fashion-mnist":
+        parts = {part: f"fashion-mnist/{part}" for part in ("train", "test")}
+    else:
+        parts = {"data": name}
+    batches = {part: read_builtin(full) for part, full in parts.items()}
+    Path(out).mkdir(parents=True, exist_ok=True)
+    return tuple(write_npz(batch, Path(out) / f"{part}.npz") for part, batch in batches.items())
+
+
+def write_npz(batch: Batch, path: Path) -> Path:
+    """Write x, y, `classes` and every column of a batch; the file appears whole or not at all.
+
+    The attribute becomes a column under its name, spaces written as underscores. Images are stored as they are, so that
+    reading gives the same bits.
+    """
+    arrays = {name: np.asarray(column) for name, column in batch.columns.items()}
+    if batch.attribute is not None:
+        ids = _host(batch.attribute)
+        arrays[batch.cue.replace(" ", "_")] = np.asarray(batch.values)[ids] if batch.values else ids
+    arrays |= {"x": _host(batch.x), "y": _host(batch.y)}
+    if batch.classes:
+        arrays["classes"] = np.asarray(batch.classes)
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
+        temporary = Path(file.name)
+    try:
+        np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _host(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().cpu().numpy()
