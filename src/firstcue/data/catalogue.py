@@ -1,13 +1,12 @@
 """What data is on this machine, under which licence, and how to get what is not."""
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
+from firstcue._whole import written_whole
 from firstcue.batch import Batch
 from firstcue.data.builtin import DEBIAN_COMMAND, DEBIAN_FOLDER, PARTS, read_builtin
 
@@ -139,13 +138,8 @@ def write_npz(batch: Batch, path: Path) -> Path:
     arrays |= {"x": _host(batch.x), "y": _host(batch.y)}
     if batch.classes:
         arrays["classes"] = np.asarray(batch.classes)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-        temporary = Path(file.name)
-    try:
+    with written_whole(path) as temporary:
         np.savez_compressed(temporary, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
     return path
 
 
