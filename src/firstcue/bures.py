@@ -1,0 +1,229 @@
+"""Distance, shortest maps and average of covariance matrices, in the geometry of optimal transport.
+
+Two centred clouds of points are compared by how far their points must move, at least, for one covariance to become
+the other. Everything here rests on one step: of all square roots R of a matrix S (R R^T = S) choose the one nearest to
+a given root F. Then R F^-1 is the shortest map from F F^T to S, and averaging nearest roots leads to the barycentre.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from firstcue._procrustes import iterate, midpoint, some_root
+from firstcue.linalg import range_basis, sqrt_psd
+
+
+@dataclass(frozen=True)
+class Barycenter:
+    """The covariance nearest to several others on average."""
+
+    matrix: Float[Tensor, "d d"]
+    """`factor @ factor.T`."""
+
+    residual: float
+    """Norm of `sum_c w_c T_c - I` over the square root of the rank, T_c the map to matrix c; zero at the minimum.
+
+    For the closed form of two: the asymmetry that rounding left in the product of the two roots."""
+
+    iterations: int
+    """Passes over all matrices; zero for the closed form of two."""
+
+    converged: bool
+    """Whether the residual came below the tolerance, or below what float64 can resolve at this conditioning."""
+
+    objective: float
+    """Weighted mean of squared Bures distances to the matrices."""
+
+    factor: Float[Tensor, "d r"]
+    """A root of `matrix`."""
+
+    aligned: Float[Tensor, "k d r"]
+    """Roots of the matrices, each the one nearest to `factor`."""
+
+    def maps(self) -> Float[Tensor, "k d d"]:
+        """Shortest maps A_c from each matrix to the barycentre: `A_c S_c A_c^T = matrix`, even after an early stop.
+
+        Raises:
+            ValueError: If a matrix is singular where another has variance: no linear map exists then.
+        """
+        square = self.aligned.shape[-1] == self.aligned.shape[-2]
+        inverses = torch.linalg.inv_ex(self.aligned).inverse if square else torch.linalg.pinv(self.aligned)
+        if not bool(torch.isfinite(inverses).all()):
+            raise ValueError(
+                "a matrix is singular where others have variance, so no linear map takes it to the barycentre. "
+                "Shrink it towards a multiple of the identity first."
+            )
+        return self.factor @ inverses
+
+
+def bures_squared(a: Tensor, b: Tensor) -> float:
+    """Squared Bures distance: the least mean squared move that turns covariance `a` into `b`.
+
+    It is tr a + tr b - 2 tr (a^1/2 b a^1/2)^1/2; for matrices that commute, the squared distance of their roots.
+
+    Args:
+        a: `(d, d)`, positive semi-definite, in units of x squared; may be singular.
+        b: The same.
+
+    Returns:
+        The squared distance in units of x squared, not negative.
+
+    Raises:
+        ValueError: If shapes differ or a matrix is not positive semi-definite.
+
+    Source:
+        Bhatia, Jain and Lim (2019), https://arxiv.org/abs/1712.01504.
+
+    Example:
+        >>> bures_squared(torch.eye(2), 4 * torch.eye(2))
+        2.0
+    """
+    a, b = _checked(a, "a"), _checked(b, "b")
+    _require_same_size(a, b)
+    overlap = torch.linalg.svdvals(sqrt_psd(a) @ sqrt_psd(b)).sum()
+    return max(0.0, float(a.trace() + b.trace() - 2 * overlap))
+
+
+def bures_map(source: Tensor, target: Tensor) -> Float[Tensor, "d d"]:
+    """The shortest linear map that turns covariance `source` into `target`: symmetric, positive semi-definite.
+
+    Args:
+        source: `(d, d)`, positive semi-definite; where singular, the map is zero on its kernel.
+        target: Positive semi-definite, in the same units.
+
+    Returns:
+        A with `A @ source @ A = target`.
+
+    Raises:
+        ValueError: If no linear map does it, because `target` has variance that `source` cannot supply.
+
+    Source:
+        Gelbrich (1990), On a formula for the L2 Wasserstein metric between measures on Euclidean and Hilbert spaces.
+
+    Example:
+        >>> bures_map(torch.diag(torch.tensor([1.0, 4.0])), torch.eye(2))
+        tensor([[1.0000, 0.0000],
+                [0.0000, 0.5000]])
+    """
+    start, end = _checked(source, "source"), _checked(target, "target")
+    _require_same_size(start, end)
+    inside = range_basis(start)
+    root = some_root(inside.mT @ start @ inside)
+    # of all roots of the target, rotate ours to the one nearest to the source's
+    wide = sqrt_psd(end) @ inside
+    left, _, right = torch.linalg.svd(wide @ root, full_matrices=False)
+    nearest = sqrt_psd(end) @ (left @ right)
+    mapped = torch.linalg.solve_ex(root, nearest, left=False).result @ inside.mT
+    if float((mapped @ start @ mapped.mT - end).norm()) > 1e-6 * float(end.norm()):
+        raise ValueError(
+            f"no linear map turns `source` (rank {inside.shape[1]}) into `target` (rank {range_basis(end).shape[1]}): it "
+            f"has variance where the source has none. Shrink `source` towards a multiple of the identity first."
+        )
+    return ((mapped + mapped.mT) / 2).to(source.dtype)
+
+
+def barycenter(
+    matrices: Tensor,
+    weights: Tensor | None = None,
+    *,
+    tolerance: float = 1e-8,
+    max_iterations: int = 100,
+) -> Barycenter:
+    """The covariance S that minimises the weighted mean of squared Bures distances to `matrices`.
+
+    Two matrices have a closed form. For more, F <- sum_c w_c R_c is repeated, where S = F F^T and R_c is the root of
+    matrix c nearest to F: the classical fixed point without its inverses. Anderson acceleration halves the passes, and
+    early ones run in float32 while that resolves the residual.
+
+    Args:
+        matrices: `(k, d, d)`, positive semi-definite, in units of x squared. The answer is unique if one of them has
+            full rank in their joint range; three or more singular ones may not converge, which is reported.
+        weights: `(k,)`, not negative; equal if None. They are divided by their sum.
+        tolerance: For the residual, free of units.
+        max_iterations: Passes over all matrices.
+
+    Returns:
+        The barycentre, with what is needed to map every matrix there.
+
+    Raises:
+        ValueError: If shapes do not fit, a weight is negative, or a matrix is not positive semi-definite.
+
+    Source:
+        Álvarez-Esteban et al. (2016), https://arxiv.org/abs/1511.05355; Walker and Ni (2011), Anderson acceleration for
+        fixed-point iterations, SIAM Journal on Numerical Analysis 49.
+
+    Example:
+        >>> line = torch.tensor([1.0, 4.0, 9.0])[:, None, None]
+        >>> barycenter(line).matrix  # the mean standard deviation is 2
+        tensor([[4.]])
+    """
+    if matrices.ndim != 3:
+        raise ValueError(f"`matrices` has shape {tuple(matrices.shape)}; a stack (k, d, d) is needed.")
+    stack, shares = _checked(matrices, "matrices"), _shares(weights, matrices)
+    used = shares > 0
+    everything = bool(used.all())
+    found = _within_range(stack if everything else stack[used], shares[used], tolerance, max_iterations)
+    aligned = found.aligned if everything else _spread(found.aligned, used)
+    return replace(found, matrix=found.matrix.to(matrices.dtype), aligned=aligned)
+
+
+def _within_range(matrices: Tensor, shares: Tensor, tolerance: float, max_iterations: int) -> Barycenter:
+    """Leave out the directions in which no matrix has variance; Bures geometry does not see them."""
+    mean = torch.einsum("k,kij->ij", shares, matrices)
+    basis = range_basis(mean)
+    if basis.shape[1] == len(mean):
+        return _solve(matrices, shares, some_root(mean), tolerance, max_iterations)
+    start = some_root(basis.mT @ mean @ basis)
+    inner = _solve(basis.mT @ matrices @ basis, shares, start, tolerance, max_iterations)
+    matrix, factor, aligned = basis @ inner.matrix @ basis.mT, basis @ inner.factor, basis @ inner.aligned
+    return replace(inner, matrix=matrix, factor=factor, aligned=aligned)
+
+
+def _solve(matrices: Tensor, shares: Tensor, start: Tensor, tolerance: float, max_iterations: int) -> Barycenter:
+    if len(start) == 0:
+        return Barycenter(start, 0.0, 0, True, 0.0, start, matrices)
+    few = len(matrices) <= 2
+    found = midpoint(matrices, shares) if few else iterate(matrices, shares, start, tolerance, max_iterations)
+    matrix = found.factor @ found.factor.mT
+    spread = torch.einsum("k,kii->", shares, matrices) + matrix.trace()
+    overlap = torch.einsum("k,kij,ij->", shares, found.aligned, found.factor)  # tr (S^1/2 S_c S^1/2)^1/2, averaged
+    objective = max(0.0, float(spread - 2 * overlap))
+    converged = found.residual <= max(tolerance, found.floor)
+    return Barycenter(matrix, found.residual, found.passes, converged, objective, found.factor, found.aligned)
+
+
+def _spread(aligned: Tensor, used: Tensor) -> Tensor:
+    """Roots of all matrices; one without weight has none (NaN)."""
+    return aligned.new_full((len(used), *aligned.shape[1:]), torch.nan).index_copy_(0, used.nonzero()[:, 0], aligned)
+
+
+def _shares(weights: Tensor | None, matrices: Tensor) -> Tensor:
+    if weights is None:
+        weights = matrices.new_ones(len(matrices))
+    if len(weights) != len(matrices) or not bool((weights >= 0).all()) or not 0 < float(weights.sum()) < float("inf"):
+        raise ValueError(
+            f"`weights` has to hold {len(matrices)} numbers, none negative, not all zero; got {weights.tolist()}."
+        )
+    return weights.double() / weights.double().sum()
+
+
+def _checked(matrix: Tensor, name: str) -> Tensor:
+    """Symmetric float64, or an error that says what is wrong."""
+    if matrix.shape[-1] != matrix.shape[-2]:
+        raise ValueError(f"`{name}` has shape {tuple(matrix.shape)}; square matrices are needed.")
+    wide = matrix.double()
+    if not bool(torch.isfinite(wide).all()):
+        raise ValueError(f"`{name}` has NaN or infinite entries; a group without rows has no covariance, leave it out.")
+    size = wide.abs().amax(dim=(-1, -2), keepdim=True) if wide.numel() else wide
+    if bool(((wide - wide.mT).abs() > 1e-4 * size).any()):
+        raise ValueError(f"`{name}` is not symmetric; covariance matrices are needed.")
+    if bool((wide.diagonal(dim1=-2, dim2=-1) < -1e-6 * size[..., 0]).any()):
+        raise ValueError(f"`{name}` has a negative variance on its diagonal; covariance matrices are needed.")
+    return (wide + wide.mT) / 2
+
+
+def _require_same_size(a: Tensor, b: Tensor) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"matrices of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be compared.")
