@@ -21,10 +21,11 @@ class Interval(Value):
     value: float | None = None
     ci_low: float | None = None
     ci_high: float | None = None
-    n: int | None = Field(None, description="rows the number was measured on")
-    baseline: float | None = Field(None, description="the same number where there is nothing to find")
+    n: int | None = Field(default=None, description="rows the number was measured on")
+    baseline: float | None = Field(default=None, description="the same number where there is nothing to find")
     baseline_kind: str | None = Field(
-        None, description="what the baseline is: shuffled labels, random direction, untrained network, majority class"
+        default=None,
+        description="what the baseline is: shuffled labels, random direction, untrained network, majority class",
     )
 
 
@@ -39,15 +40,18 @@ class Finding(Value):
     layer: str | None = None
     status: Status
     severity: Severity = "none"
-    encoded: Interval | None = Field(None, description="held-out balanced accuracy of a probe of the cue, a fraction")
+    encoded: Interval | None = Field(
+        default=None, description="held-out balanced accuracy of a probe of the cue, a fraction"
+    )
     associated: Interval | None = Field(
-        None, description="half the summed |r(y,a)| over K, a fraction: 0 independent of the label in training"
+        default=None, description="half the summed |r(y,a)| over K, a fraction: 0 independent of the label in training"
     )
     relies: Interval | None = Field(
-        None, description="change of accuracy caused by the cue through an intervention; null when none was possible"
+        default=None,
+        description="change of accuracy caused by the cue through an intervention; null when none was possible",
     )
     closed: Interval | None = Field(
-        None, description="fraction of the gap closed by erasing the cue at the penultimate layer"
+        default=None, description="fraction of the gap closed by erasing the cue at the penultimate layer"
     )
     value: float | None = None
     unit: str = "accuracy difference, a fraction"
@@ -56,7 +60,7 @@ class Finding(Value):
     n: int | None = None
     baseline: float | None = None
     meaning: str = Field(description="one plain sentence")
-    source: str = Field("", description="the method's paper or page")
+    source: str = Field(default="", description="the method's paper or page")
     details: Mapping[str, float | int | str | bool | None] = Field(
         default_factory=dict, description="every further number of this finding, by name"
     )
@@ -91,8 +95,9 @@ class Groups(Value):
     overall: Overall = Overall()
     group_average: float | None = None
     train_weighted: float | None = None
-    too_small: tuple[int, ...] = Field((), description="groups with too few rows to be named the worst")
-    split: str = Field("", description="which rows these are")
+    too_small: tuple[int, ...] = Field(default=(), description="groups with too few rows to be named the worst")
+    split: str = Field(default="", description="which rows these are")
+    cue: str = Field(default="", description="the attribute that the groups are formed by")
 
 
 class Order(Value):
@@ -118,7 +123,7 @@ class Remedy(Value):
 
     name: str
     worst_group: float | None = None
-    ci_low: float | None = Field(None, description="of worst_group")
+    ci_low: float | None = Field(default=None, description="of worst_group")
     ci_high: float | None = None
     overall: float | None = None
     group_average: float | None = None
@@ -127,8 +132,8 @@ class Remedy(Value):
     seconds: float | None = None
     selected: bool = False
     note: str = ""
-    unchanged: bool = Field(False, description="this row is the model as it came, measured on the same rows")
-    worse: tuple[str, ...] = Field((), description="what got worse, in words")
+    unchanged: bool = Field(default=False, description="this row is the model as it came, measured on the same rows")
+    worse: tuple[str, ...] = Field(default=(), description="what got worse, in words")
 
 
 class Picture(Value):
@@ -138,8 +143,8 @@ class Picture(Value):
     caption: str
     alt: str
     png: str
-    finding: str = Field("", description="id of the finding it belongs to")
-    lead: bool = Field(False, description="shown beside the verdict instead of with the evidence")
+    finding: str = Field(default="", description="id of the finding it belongs to")
+    lead: bool = Field(default=False, description="shown beside the verdict instead of with the evidence")
 
 
 class Environment(Value):
@@ -157,7 +162,7 @@ class Report(Value):
     version: str = "1"
     title: str = "Audit"
     verdict: Verdict
-    summary_line: str = Field("", description="the verdict as one plain sentence")
+    summary_line: str = Field(default="", description="the verdict as one plain sentence")
     findings: tuple[Finding, ...] = ()
     groups: Groups = Groups()
     learning_order: tuple[Order, ...] = ()
@@ -167,8 +172,8 @@ class Report(Value):
     simplicity: Mapping[str, Any] | None = None
     remedies: tuple[Remedy, ...] = ()
     pictures: tuple[Picture, ...] = ()
-    notes: tuple[str, ...] = Field((), description="warnings and choices that the reader has to know")
-    limits: tuple[str, ...] = Field((), description="what this page cannot say")
+    notes: tuple[str, ...] = Field(default=(), description="warnings and choices that the reader has to know")
+    limits: tuple[str, ...] = Field(default=(), description="what this page cannot say")
     environment: Environment = Environment()
 
     def summary(self) -> str:
@@ -248,9 +253,9 @@ class Report(Value):
 class Gate(Value):
     """What a report has to satisfy in continuous integration; an unknown key is an error."""
 
-    min_worst_group: float | None = Field(None, ge=0, le=1)
+    min_worst_group: float | None = Field(default=None, ge=0, le=1)
     max_group_gap: float | None = Field(
-        None, ge=0, le=1, description="largest allowed difference between best and worst group"
+        default=None, ge=0, le=1, description="largest allowed difference between best and worst group"
     )
     allow_shortcut: bool = False
     inconclusive: Literal["fail", "pass"] = "fail"

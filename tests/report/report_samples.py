@@ -1,4 +1,4 @@
-"""Reports as an audit would write them: a shortcut, a clean model, embeddings only, next to nothing, and a hostile one."""
+"""Reports as an audit writes them: a shortcut, a clean one, embeddings only, nearly nothing, and hostile text."""
 
 import math
 
@@ -59,6 +59,7 @@ def _groups(right: tuple[int, int, int, int]) -> Groups:
         group_average=overall,
         train_weighted=min(1.0, overall + 0.2) if overall < 0.8 else overall,
         split="held-out rows",
+        cue="digit",
     )
 
 
@@ -82,7 +83,8 @@ def _curves(cue_level: float, core_level: float) -> tuple[Moment, ...]:
 
 def _examples() -> tuple[Picture, ...]:
     rng = np.random.default_rng(0)
-    images = [np.clip(rng.normal(0.4, 0.2, (56, 28)), 0, 1) for _ in range(6)]
+    ramp = np.linspace(0.2, 0.8, 56)[:, None] * np.ones((1, 28))
+    images = [np.clip(ramp + 0.02 * rng.integers(0, 5, (56, 28)), 0, 1) for _ in range(6)]
     return (
         picture(
             images, "Rows where the digit misleads", "Coats carrying digit 0.", "Six coats below a digit 0.", lead=True
@@ -272,7 +274,7 @@ def embeddings() -> Report:
         ci_low=0.01,
         ci_high=0.15,
         n=600,
-        meaning="A linear model on these embeddings serves rows that go against the site worse; reliance or harder rows, an edit would decide.",
+        meaning="A linear model on these embeddings serves rows that go against the site worse: reliance or harder rows?",
     )
     rows = tuple(
         _row(3 * c + a, f"class {c}", f"hospital {a}", 60 + 10 * a, 40 + 9 * a + c) for c in range(3) for a in range(3)

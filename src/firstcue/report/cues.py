@@ -31,16 +31,41 @@ def cue_rows(report: Report) -> list[CueRow]:
         ['digit']
     """
     order = {o.cue: o for o in report.learning_order}
-    found = [_row(cue, [f for f in report.findings if f.cue == cue], order.get(cue)) for cue in _cues(report)]
+    cues = dict.fromkeys(f.cue for f in judged(report))
+    found = [_row(cue, [f for f in report.findings if f.cue == cue], order.get(cue)) for cue in cues]
     return sorted(found, key=lambda row: (RANK[row.finding.status], -_size(row)))
 
 
-def _cues(report: Report) -> list[str]:
-    return list(dict.fromkeys(f.cue for f in report.findings))
+def judged(report: Report) -> list[Finding]:
+    """The findings that say something of a cue's use, the most pressing first; being readable is not one of them."""
+    return sorted((f for f in report.findings if f.kind != "decodability"), key=lambda f: RANK[f.status])
+
+
+@dataclass(frozen=True)
+class Readable:
+    """What the probes read of one cue from one layer."""
+
+    layer: str
+    cue: str
+    by_probe: tuple[Finding | None, ...]
+
+
+def readable(report: Report) -> tuple[list[str], list[Readable]]:
+    """The kinds of probe, and one row per cue and layer with what each of them read."""
+    found = [f for f in report.findings if f.kind == "decodability"]
+    kinds = list(dict.fromkeys(f.id.rpartition("/")[2] for f in found))
+    at = {(f.cue, f.layer or "", f.id.rpartition("/")[2]): f for f in found}
+    places = dict.fromkeys((cue, layer) for cue, layer, _ in at)
+    ordered = sorted(places, key=lambda place: list(dict.fromkeys(cue for cue, _ in places)).index(place[0]))
+    return kinds, [Readable(layer, cue, tuple(at.get((cue, layer, k)) for k in kinds)) for cue, layer in ordered]
 
 
 def _row(cue: str, findings: list[Finding], order: Order | None) -> CueRow:
-    leading = sorted(findings, key=lambda f: (f.status != "relies", f.relies is None, RANK[f.status]))
+    # an intervention speaks before anything weaker, and "readable" comes last
+    leading = sorted(
+        findings,
+        key=lambda f: (f.status != "relies", f.kind == "decodability", f.relies is None, RANK[f.status]),
+    )
 
     def first(name: str) -> Interval | None:
         return next((i for f in leading if (i := getattr(f, name)) is not None and i.value is not None), None)

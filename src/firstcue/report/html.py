@@ -7,11 +7,12 @@ from typing import Any
 
 from firstcue.finding import Finding, Remedy, Report
 from firstcue.report import words
-from firstcue.report.cues import CueRow, cue_rows
+from firstcue.report.cues import CueRow, cue_rows, judged, readable
 from firstcue.report.figures import Scale, scale_of, strip
 from firstcue.report.timeline import timeline
 
 MOST_GROUPS = 8
+MOST_PICTURES = 4
 MEASURES = {
     "richness": (
         "Did training transform the features?",
@@ -57,9 +58,10 @@ def _facts(report: Report) -> dict[str, Any]:
     cues = cue_rows(report)
     known = {f.id for f in report.findings}
     reference = _as_it_came(report)
+    loose = [p for p in report.pictures if not p.lead and p.finding not in known]
     return {
         "report": report,
-        "light": _light(report.verdict),
+        "light": words.LIGHT[report.verdict].lower(),
         "light_word": words.LIGHT[report.verdict],
         "headline": words.headline(report),
         "lead": words.lead(report),
@@ -74,41 +76,39 @@ def _facts(report: Report) -> dict[str, Any]:
         "remedy_reference": reference,
         "remedy_strips": [strip(r.worst_group, r.ci_low, r.ci_high, reference) for r in report.remedies],
         "worsened": [_worsened(r, report) for r in report.remedies],
-        "findings": sorted(report.findings, key=lambda f: words.RANK[f.status]),
+        "findings": judged(report),
+        "readable": readable(report),
         "pictures": {i: [p for p in report.pictures if p.finding == i and not p.lead] for i in known},
         "lead_pictures": [p for p in report.pictures if p.lead],
-        "loose_pictures": [p for p in report.pictures if not p.lead and p.finding not in known],
+        "group_pictures": loose[:MOST_PICTURES],
+        "loose_pictures": loose[MOST_PICTURES:],
         "unit_scale": Scale(),
         "data": embedded(report.to_json()),
     }  # fmt: skip
 
 
-def _light(verdict: str) -> str:
-    return words.LIGHT[verdict].lower()
-
-
-def key_figures(report: Report, cues: list[CueRow]) -> list[dict[str, str]]:
+def key_figures(report: Report, cues: list[CueRow]) -> list[dict[str, Any]]:
     """The three to five numbers under the verdict: name, value, and what it is about."""
-    worst, overall, cue = report.groups.worst_group, report.groups.overall, words.cue_of(report)
-    said: list[tuple[str, str, str]] = []
+    worst, overall = report.groups.worst_group, report.groups.overall
+    said: list[tuple[str, str, tuple[str, ...]]] = []
     if overall.accuracy is not None:
         interval = words.between(overall.ci_low, overall.ci_high)
-        said.append(("Accuracy, all held-out rows", words.percent(overall.accuracy), interval))
+        said.append(("Accuracy, all held-out rows", words.percent(overall.accuracy), (interval,)))
     if worst is not None and worst.accuracy is not None:
         interval = words.between(worst.ci_low, worst.ci_high)
-        more = f"{words.group_name(worst, cue)}{'; ' + interval if interval else ''}"
-        said.append(("Accuracy, worst group", words.percent(worst.accuracy), more))
+        name = words.group_name(worst, words.cue_of(report))
+        said.append(("Accuracy, worst group", words.percent(worst.accuracy), (interval, name)))
     effect = next((row for row in cues if row.relies is not None and row.relies.value is not None), None)
     if effect is not None and effect.relies is not None:
-        more = words.between(effect.relies.ci_low, effect.relies.ci_high, "points")
+        interval = words.between(effect.relies.ci_low, effect.relies.ci_high, "points")
         name = f"Accuracy that hangs on {words.shorten(effect.cue, 24)}"
-        said.append((name, words.points(effect.relies.value), more))
+        said.append((name, words.points(effect.relies.value), (interval,)))
     chosen = words.selected(report)
-    if chosen is not None and chosen.worst_group is not None and not chosen.unchanged:
+    if chosen is not None and chosen.worst_group is not None and not words.is_unchanged(chosen):
         interval = words.between(chosen.ci_low, chosen.ci_high)
-        more = f"{words.shorten(chosen.name, 40)}{'; ' + interval if interval else ''}"
-        said.append(("Worst group after repair", words.percent(chosen.worst_group), more))
-    return [{"name": name, "value": value, "more": more} for name, value, more in said]
+        name = words.shorten(chosen.name, 40)
+        said.append(("Worst group after repair", words.percent(chosen.worst_group), (interval, name)))
+    return [{"name": name, "value": value, "more": [m for m in more if m]} for name, value, more in said]
 
 
 def order_sentence(report: Report) -> str:
@@ -118,21 +118,22 @@ def order_sentence(report: Report) -> str:
     said = ", then ".join(f"{words.shorten(o.cue, 40)} from {words.step(o.step_used)}" for o in used[:6])
     first = f"Used by the decisions: {said}." if said else ""
     last = f" Use was not seen for {', '.join(unused[:6])}." if unused else ""
-    return f"{first}{last} Steps are drawn on a logarithmic axis.".strip()
+    core = " Core is what tells the class when the cue does not." if any(o.cue == "core" for o in used) else ""
+    return f"{first}{last}{core}".strip()
 
 
 def _as_it_came(report: Report) -> float | None:
     """Worst-group accuracy of the model before any repair, on the same rows if the report has them."""
-    before = next((r for r in report.remedies if r.unchanged), None)
+    before = next((r for r in report.remedies if words.is_unchanged(r)), None)
     if before is not None:
         return before.worst_group
     return report.groups.worst_group.accuracy if report.groups.worst_group is not None else None
 
 
 def _worsened(remedy: Remedy, report: Report) -> list[str]:
-    if remedy.worse or remedy.unchanged:
+    if remedy.worse or words.is_unchanged(remedy):
         return [f"Worse: {text}" for text in remedy.worse]
-    before = next((r.overall for r in report.remedies if r.unchanged), report.groups.overall.accuracy)
+    before = next((r.overall for r in report.remedies if words.is_unchanged(r)), report.groups.overall.accuracy)
     if before is None or remedy.overall is None or before - remedy.overall < 0.01:
         return []
     return [f"Worse: accuracy over all rows falls by {words.points(before - remedy.overall)}"]
@@ -170,6 +171,12 @@ def _is_link(source: str) -> bool:
     return re.fullmatch(r"https://[\w.\-/~%:()#?=&+,]{1,300}", source, flags=re.ASCII) is not None
 
 
+def _keep_together(value: Any) -> Any:
+    """Text in which no line breaks between a number and its unit; markup as it is."""
+    plain_text = isinstance(value, str) and not hasattr(value, "__html__")
+    return re.sub(r"(?<=\d) (?=%|points?\b|s\b|min\b)", "\N{NO-BREAK SPACE}", value) if plain_text else value
+
+
 @cache
 def _style_sheet() -> Any:
     from markupsafe import Markup
@@ -187,23 +194,15 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
+        finalize=_keep_together,
     )
     made.filters.update(
         short=words.shorten, percent=words.percent, points=words.points, number=words.number, seconds=words.seconds,
-        step=words.step, between=_between, accuracy=words.accuracy, group_name=words.group_name, is_link=_is_link,
-        said=words.STATUS.__getitem__, light=STATUS_LIGHT.__getitem__,
+        step=words.step, between=_between, accuracy=words.accuracy, group_name=words.group_name, is_link=_is_link, unchanged=words.is_unchanged,
+        said=words.status, light=words.light,
     )  # fmt: skip
     made.globals.update(
         percent=words.percent, points=words.points, plain=words.number, measured=words.measured, strip=strip,
         scale_of=_finding_scale,
     )  # fmt: skip
     return made
-
-
-STATUS_LIGHT = {
-    "relies": "red",
-    "no shortcut found": "green",
-    "not identifiable": "amber",
-    "inconclusive": "amber",
-    "inferred": "amber",
-}

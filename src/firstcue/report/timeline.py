@@ -9,6 +9,8 @@ from firstcue.report.figures import Scale, scale_of
 from firstcue.report.words import percent, shorten
 
 MOST_CURVES = 6
+PLAIN = ("core", "worst", "overall")
+"""Curves with a colour of their own; every other one is a cue."""
 LENSES = {
     "used": "Used by the decisions",
     "decodable": "Readable from the features",
@@ -50,7 +52,7 @@ class Panel:
     description: str
 
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 380, 220, 40, 288, 12, 184
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 300, 214, 44, 218, 10, 176
 
 
 def timeline(moments: Sequence[Moment], order: Sequence[Order] = ()) -> list[Panel]:
@@ -60,17 +62,12 @@ def timeline(moments: Sequence[Moment], order: Sequence[Order] = ()) -> list[Pan
         lens, _, subject = moment.curve.partition("/")
         by_curve.setdefault((lens, subject or lens), []).append(moment)
     known = {key: points for key, points in by_curve.items() if any(m.value is not None for m in points)}
-    subjects = sorted({s for _, s in known}, key=lambda s: (s != "core", s in ("worst", "overall"), s))
-    styles = {s: _style(s, i) for i, s in enumerate(subjects)}
+    subjects = sorted({s for _, s in known}, key=lambda s: (s not in PLAIN, s))
+    cues = [s for s in subjects if s not in PLAIN]
+    styles = {s: s if s in PLAIN else f"cue{cues.index(s) % 4}" for s in subjects}
     lenses = sorted({lens for lens, _ in known}, key=lambda x: (list(LENSES).index(x) if x in LENSES else 9, x))
     last = max((m.step for m in moments), default=1)
     return [_panel(lens, {s: p for (q, s), p in known.items() if q == lens}, styles, order, last) for lens in lenses]
-
-
-def _style(subject: str, place: int) -> str:
-    if subject in ("core", "worst", "overall"):
-        return subject
-    return f"cue{place % 4}"
 
 
 def _panel(

@@ -22,6 +22,28 @@ RANK = {"relies": 0, "not identifiable": 1, "inconclusive": 2, "inferred": 3, "n
 """Statuses, the most pressing first."""
 
 
+STATUS_LIGHT = {
+    "relies": "red",
+    "no shortcut found": "green",
+    "not identifiable": "amber",
+    "inconclusive": "amber",
+    "inferred": "amber",
+}
+"""Which light each status is shown in, always beside its words."""
+
+
+def status(finding: Finding) -> str:
+    """The status of a finding in words, with how severe it is."""
+    if finding.status == "inferred" and finding.severity == "none":
+        return "nothing suspicious"
+    return STATUS[finding.status] + (f", {finding.severity}" if finding.severity != "none" else "")
+
+
+def light(finding: Finding) -> str:
+    """The colour that goes with `status`."""
+    return "green" if status(finding) == "nothing suspicious" else STATUS_LIGHT[finding.status]
+
+
 def shorten(label: object, limit: int = 60) -> str:
     """A label on one line, cut in its middle; control and direction-changing characters become visible.
 
@@ -161,13 +183,6 @@ def step(value: int | None) -> str:
     return MISSING if value is None else f"step {value:,}"
 
 
-def magnitude(finding: Finding) -> str:
-    """How far decisions change with the cue: of an intervention if there was one, else what was measured instead."""
-    if finding.relies is not None and finding.relies.value is not None:
-        return interval(finding.relies, "points")
-    return "no intervention possible" if finding.status == "inferred" or finding.relies is None else MISSING
-
-
 def guilty(report: Report) -> list[str]:
     """The cues that the model relies on, each once."""
     return list(dict.fromkeys(f.cue for f in report.findings if f.status == "relies"))
@@ -200,9 +215,11 @@ def lead(report: Report) -> str:
 
 
 def cue_of(report: Report) -> str:
-    """The cue that the group table is about, as far as the report tells: the first that was tested."""
-    named = [f.cue for f in report.findings if f.status != "inferred"]
-    return named[0] if len(set(named)) == 1 else ""
+    """The cue that the group table is about, empty when the report does not tell."""
+    if report.groups.cue:
+        return report.groups.cue
+    named = {f.cue for f in report.findings if f.status != "inferred" and f.kind != "decodability"}
+    return named.pop() if len(named) == 1 else ""
 
 
 def _reason(report: Report) -> str:
@@ -211,7 +228,8 @@ def _reason(report: Report) -> str:
         first = min(relied, key=lambda f: f.id)
         return shorten(first.meaning, 300)
     if report.verdict == "no shortcut found":
-        cues = list(dict.fromkeys(f.cue for f in report.findings if f.status == "no shortcut found"))
+        clear = [f for f in report.findings if f.status == "no shortcut found" and f.kind != "decodability"]
+        cues = list(dict.fromkeys(f.cue for f in clear))
         if not cues:
             return "No cue was found that changes the model's decisions."
         tested = ", ".join(shorten(c, 40) for c in cues[:3])
@@ -230,7 +248,7 @@ def _service(groups: Groups, cue: str) -> str:
 
 def _way_out(report: Report) -> str:
     chosen = selected(report)
-    if report.verdict != "shortcut" or chosen is None or chosen.worst_group is None or chosen.unchanged:
+    if report.verdict != "shortcut" or chosen is None or chosen.worst_group is None or is_unchanged(chosen):
         return ""
     promised = measured(chosen.worst_group, chosen.ci_low, chosen.ci_high)
     return f"Of the repairs tried, {shorten(chosen.name, 60)} brings the worst group to {promised}."
@@ -239,3 +257,8 @@ def _way_out(report: Report) -> str:
 def selected(report: Report) -> Remedy | None:
     """The remedy that the audit chose."""
     return next((r for r in report.remedies if r.selected), None)
+
+
+def is_unchanged(remedy: Remedy) -> bool:
+    """Whether this row of the remedies is the model as it came."""
+    return remedy.unchanged or remedy.name == "as it is"
