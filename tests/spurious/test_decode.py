@@ -137,6 +137,19 @@ def test_the_p_value_of_pure_noise_is_uniform():
     assert 0.4 < np.mean(p) < 0.62
 
 
+@pytest.mark.science
+@pytest.mark.parametrize(("n", "d", "core"), [(1000, 64, 0.0), (400, 8, 0.0), (400, 64, 2.0), (60, 8, 1.0)])
+def test_the_interval_covers_what_such_a_read_out_reaches(n, d, core):
+    generator, found = torch.Generator().manual_seed(1), []
+    for seed in range(150):
+        y = torch.randint(0, 2, (n,), generator=generator)
+        x = torch.randn(n, d, generator=generator)
+        x[:, 0] += core * y
+        found.append(decode(x, Batch.of(x, y), seed=seed, permutations=1))
+    truth = np.mean([f.core for f in found]) if core else 0.5
+    assert np.mean([f.core_ci[0] <= truth <= f.core_ci[1] for f in found]) >= 0.93
+
+
 def test_the_untrained_network_is_the_baseline_when_given():
     y, a = rows(BALANCED)
     trained, untrained = features_of(y, a, core=4.0), features_of(y, a, core=1.0)
