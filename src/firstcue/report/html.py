@@ -82,7 +82,6 @@ def _facts(report: Report) -> dict[str, Any]:
         "lead_pictures": [p for p in report.pictures if p.lead],
         "group_pictures": loose[:MOST_PICTURES],
         "loose_pictures": loose[MOST_PICTURES:],
-        "unit_scale": Scale(),
         "data": embedded(report.to_json()),
     }  # fmt: skip
 
@@ -198,11 +197,11 @@ def _environment() -> Any:
     )
     made.filters.update(
         short=words.shorten, percent=words.percent, points=words.points, number=words.number, seconds=words.seconds,
-        step=words.step, between=_between, accuracy=words.accuracy, group_name=words.group_name, is_link=_is_link, unchanged=words.is_unchanged,
+        step=words.step, between=_between, accuracy=words.accuracy, group_name=words.group_name, is_link=_is_link, unchanged=words.is_unchanged, guilty=words.guilty, verdict_light=lambda verdict: words.LIGHT[verdict].lower(),
         said=words.status, light=words.light,
     )  # fmt: skip
     made.globals.update(
         percent=words.percent, points=words.points, plain=words.number, measured=words.measured, strip=strip,
-        scale_of=_finding_scale,
+        scale_of=_finding_scale, unit_scale=Scale(),
     )  # fmt: skip
     return made
