@@ -39,9 +39,9 @@ def read_plain_pickle(path: Path) -> Any:
             return _built(_PlainUnpickler(file).load(), {})
     except Refused as refusal:
         raise ValueError(
-            f"{path} is a pickle that asks for {refusal}, which could run any code: refused. Only plain arrays, lists, "
-            f"dictionaries, text and numbers are read. If you trust its origin, open it in Python and store arrays "
-            f"with np.savez(path, x=..., y=...)."
+            f"{path} is a pickle that asks for {refusal}: refused, for a pickle can run any code when it is loaded. Only "
+            f"plain arrays, lists, dictionaries, text and numbers are read. If you trust its origin, open it in Python and "
+            f"store arrays with np.savez(path, x=..., y=...)."
         ) from None
     except DAMAGED as error:
         raise ValueError(
@@ -78,7 +78,10 @@ class _NewDtype(_StandIn):
     __slots__ = ()
 
     def __call__(self, code: Any, align: Any = False, copy: Any = False) -> "_Dtype":
-        return _Dtype(_text(code))
+        code = _text(code)
+        if len(code) < 2 or code[0] not in "biuf" or not (code[1:].isascii() and code[1:].isdigit()):
+            raise Refused(f"the dtype {code!r}")
+        return _Dtype(code)
 
 
 class _FromBuffer(_StandIn):
@@ -141,9 +144,9 @@ class _Dtype:
         self.order = _text(order)
 
     def plain(self) -> np.dtype:
-        """The dtype, if it is one of numbers."""
-        if len(self.code) < 2 or self.code[0] not in "biuf" or not self.code[1:].isdigit() or self.order not in "<>|=":
-            raise Refused(f"the dtype {self.code!r}")
+        """The dtype; `_NewDtype` admits codes of numbers only."""
+        if self.order not in ("<", ">", "|", "="):
+            raise Refused(f"the byte order {self.order!r}")
         return np.dtype(self.code).newbyteorder(self.order)  # type: ignore[arg-type]
 
 
