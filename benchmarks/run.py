@@ -18,7 +18,10 @@ def main() -> int:
         print(f"\n== {script.stem}", flush=True)
         codes[script.stem] = subprocess.run([sys.executable, str(script)], env=os.environ | ONE_THREAD).returncode
     false = [name for name, code in codes.items() if code]
-    print(f"\n{len(codes) - len(false)} of {len(codes)} benchmarks hold" + (f"; not: {', '.join(false)}" if false else "."))
+    print(
+        f"\n{len(codes) - len(false)} of {len(codes)} benchmarks hold"
+        + (f"; not: {', '.join(false)}" if false else ".")
+    )
     return int(bool(false))
 
 

@@ -1,0 +1,169 @@
+"""`demo`, `audit` and `audit-embeddings`: a model or arrays go in, a report comes out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from firstcue.cli.files import save_report, writable_file, writable_folder
+from firstcue.cli.inputs import Attributes, Data, HeldOut, Label, Model, Weights, attributes_for_audit, read_rows
+from firstcue.cli.outcomes import Outcome, as_wrong_usage
+from firstcue.cli.screen import complain, note, progress, show, show_report
+from firstcue.cli.settings import Settings
+
+if TYPE_CHECKING:  # pydantic is not loaded for `--help`
+    from firstcue.finding import Gate, Report
+
+Out = Annotated[Path | None, typer.Option("--out", help="Folder for report.html, report.json and model-card.md.")]
+GateFile = Annotated[
+    Path | None, typer.Option("--gate", help="TOML file of demands; exit 1 when the report breaks one.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")]
+Junit = Annotated[Path | None, typer.Option("--junit", help="Also write JUnit XML to this file.")]
+
+
+def demo(
+    settings: Settings,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the report, the data and both models.")] = Path(
+        "firstcue-demo"
+    ),
+    open_page: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="A smaller run that only shows that everything works.")] = False,
+) -> int:
+    """Train a small network on shipped images, catch it taking a shortcut, and repair it; offline, about a minute."""
+    writable_folder(out)
+    note(f"Training and auditing a small network; everything is written to {out}.", quiet=settings.quiet)
+    settings.prepare_torch()
+    from firstcue.demo import run
+
+    with progress(quiet=settings.quiet) as tell:
+        report = run(out, seed=settings.seed, fast=fast, progress=tell)
+    show_report(report)
+    show(f"Report: {out / 'report.html'}")
+    if open_page:
+        import webbrowser
+
+        webbrowser.open((out / "report.html").resolve().as_uri())
+    return Outcome.DONE
+
+
+def audit(
+    settings: Settings,
+    model: Model,
+    data: Data,
+    weights: Weights = None,
+    attribute: Attributes = None,
+    held_out: HeldOut = None,
+    label: Label = None,
+    checkpoints: Annotated[
+        str | None, typer.Option("--checkpoints", help="Glob of checkpoints, for the order of learning.")
+    ] = None,
+    out: Out = None,
+    gate: GateFile = None,
+    as_json: AsJson = False,
+    junit: Junit = None,
+) -> int:
+    """Does this model rely on a shortcut, which, since when, and what would repair it?"""
+    demands = _prepare(settings, out, gate, junit)
+    from firstcue import audit as audit_model
+    from firstcue.models import load_model
+
+    with progress(quiet=settings.quiet) as tell:
+        tell("loading the model", 0.0)
+        network = load_model(model, weights)
+        tell("reading the data", 0.0)
+        rows, unseen = read_rows(data, attribute, label), read_rows(held_out, attribute, label)
+        report = audit_model(
+            network,
+            rows,
+            attribute=attributes_for_audit(attribute),
+            held_out=unseen,
+            checkpoints=checkpoints,
+            seed=settings.seed,
+            device=settings.device,
+            batch_size=settings.batch_size,
+            command=settings.command,
+            progress=tell,
+        )
+    return _deliver(report, out, demands, as_json, junit)
+
+
+def audit_embeddings(
+    settings: Settings,
+    x: Annotated[Path, typer.Argument(metavar="X.npy", help="Embeddings, one row per example.")],
+    y: Annotated[Path, typer.Argument(metavar="Y.npy", help="Labels.")],
+    attribute: Annotated[
+        list[Path] | None,
+        typer.Option("--attribute", help="A.npy, an attribute that may be a shortcut; may be repeated."),
+    ] = None,
+    outputs: Annotated[
+        Path | None,
+        typer.Option("--outputs", help="F.npy, the model's logits; linear in X they allow the intervention."),
+    ] = None,
+    held_out: Annotated[
+        Path | None, typer.Option("--held-out", help="An .npz with x, y and the attributes under the same names.")
+    ] = None,
+    held_out_outputs: Annotated[
+        Path | None, typer.Option("--held-out-outputs", help="G.npy, the model's logits of the held-out rows.")
+    ] = None,
+    out: Out = None,
+    gate: GateFile = None,
+    as_json: AsJson = False,
+    junit: Junit = None,
+) -> int:
+    """The same question asked of embeddings, labels and perhaps an attribute and the model's outputs."""
+    demands = _prepare(settings, out, gate, junit)
+    from firstcue import audit_embeddings as audit_arrays
+    from firstcue.cli.arrays import read_arrays
+
+    with progress(quiet=settings.quiet) as tell:
+        tell("reading the data", 0.0)
+        arrays = read_arrays(x, y, attribute or [], outputs, held_out, held_out_outputs)
+        report = audit_arrays(
+            arrays.x,
+            arrays.y,
+            arrays.attribute,
+            arrays.outputs,
+            arrays.held_out,
+            seed=settings.seed,
+            command=settings.command,
+            progress=tell,
+        )
+    return _deliver(report, out, demands, as_json, junit)
+
+
+def _prepare(settings: Settings, out: Path | None, gate: Path | None, junit: Path | None) -> "Gate | None":
+    """Everything that can be wrong with the command itself is found before the work; returns the gate."""
+    if out is not None:
+        writable_folder(out)
+    if junit is not None:
+        writable_file(junit, "--junit")
+    demands = None
+    if gate is not None:
+        from firstcue.finding import read_gate
+
+        with as_wrong_usage("--gate"):
+            demands = read_gate(gate)
+    settings.prepare_torch()
+    return demands
+
+
+def _deliver(report: "Report", out: Path | None, gate: "Gate | None", as_json: bool, junit: Path | None) -> Outcome:
+    """Write, print and judge a report."""
+    if junit is not None:
+        report.to_junit(junit)
+    page = None if out is None else save_report(report, out)
+    if as_json:
+        show(report.to_json())
+    else:
+        show_report(report)
+        if page is not None:
+            show(f"Report: {page}")
+    if gate is None:
+        return Outcome.INCONCLUSIVE if report.verdict == "inconclusive" else Outcome.DONE
+    broken = gate.failures(report)
+    for demand in broken:
+        complain(f"gate: {demand}")
+    if not as_json:
+        show("Gate: failed." if broken else "Gate: passed.")
+    return Outcome.GATE_FAILED if broken else Outcome.DONE

@@ -1,0 +1,79 @@
+"""`data` and `doctor`: what is on this machine, and how to get what is not."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from firstcue.cli.files import writable_folder
+from firstcue.cli.outcomes import Outcome
+from firstcue.cli.screen import show
+from firstcue.cli.settings import Settings
+
+
+def doctor(settings: Settings) -> int:
+    """Say whether this machine is ready: versions, device, extras, data; exit 0 when firstcue is usable."""
+    from firstcue.doctor import examine, usable
+
+    settings.prepare_torch()
+    checks = examine()
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        mark = "ok" if check.ok else "!!" if check.needed else "--"
+        remedy = "" if check.ok or not check.remedy else f"   {check.remedy}"
+        show(f"{mark} {check.name:<{width}}  {check.found}{remedy}")
+    ready = usable(checks)
+    show(
+        "firstcue is ready." if ready else "Something that firstcue needs is missing: see the lines that begin with !!."
+    )
+    return Outcome.DONE if ready else Outcome.MISSING_EXTRA
+
+
+def list_data(settings: Settings) -> int:
+    """What data is on this machine, and the line that provides what is not."""
+    from firstcue.data import available
+
+    for entry in available():
+        show(f"{'ok' if entry.present else '--'} {entry.name:<14} {_count(entry.rows):>6} rows  {entry.content}")
+        if not entry.present:
+            show(f"   {'':<14} {entry.how_to_get}")
+    show("Name the first kind as builtin:NAME; `firstcue data info NAME` says more.")
+    return Outcome.DONE
+
+
+def _count(rows: int | None) -> str:
+    return "?" if rows is None else f"{rows:,}"
+
+
+def data_info(settings: Settings, name: Annotated[str, typer.Argument(metavar="NAME")]) -> int:
+    """Rows, shape, classes, licence and origin of one data set."""
+    from firstcue.data import entry, read
+
+    found = entry(name)
+    show(
+        f"{found.name}: {found.content}\nlicence: {found.licence}\nhere: {'yes' if found.present else 'no'}; {found.how_to_get}"
+    )
+    if found.present:
+        batch = read(f"builtin:{name.removeprefix('builtin:')}")
+        show(
+            f"x {tuple(batch.x.shape)} {str(batch.x.dtype).removeprefix('torch.')}, classes {', '.join(batch.classes)}"
+        )
+        if batch.attribute is not None:
+            show(
+                f"attribute {batch.cue!r} with the values {', '.join(batch.values)}; groups {batch.groups().bincount().tolist()}"
+            )
+    return Outcome.DONE
+
+
+def prepare_data(
+    settings: Settings,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="As in builtin:NAME.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the .npz files.")] = Path("data"),
+) -> int:
+    """Write a built-in data set as .npz files that any tool can read."""
+    writable_folder(out)
+    from firstcue.data import prepare
+
+    for path in prepare(name, out):
+        show(str(path))
+    return Outcome.DONE

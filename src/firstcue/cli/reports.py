@@ -1,0 +1,80 @@
+"""`compare`, `view` and `schema`: what is done with reports that exist."""
+
+import json
+from enum import StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from firstcue.cli.files import writable_folder
+from firstcue.cli.outcomes import Outcome, WrongUsage, as_wrong_usage
+from firstcue.cli.screen import show
+from firstcue.cli.settings import Settings
+
+
+class FailOn(StrEnum):
+    """When `compare` exits with 1."""
+
+    WORSE = "worse"
+
+
+def compare(
+    settings: Settings,
+    before: Annotated[Path, typer.Argument(metavar="A.json", help="The report to compare with.")],
+    after: Annotated[Path, typer.Argument(metavar="B.json", help="The newer report.")],
+    fail_on: Annotated[FailOn | None, typer.Option("--fail-on", help="Exit 1 when B is worse than A.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> int:
+    """What changed from one report to another."""
+    from firstcue.finding import Report
+    from firstcue.report.compare import compare as compare_reports
+
+    difference = compare_reports(Report.load(before), Report.load(after))
+    show(difference.to_json() if as_json else difference.summary().rstrip())
+    return Outcome.GATE_FAILED if fail_on is FailOn.WORSE and difference.worse else Outcome.DONE
+
+
+def view(
+    settings: Settings,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder with reports somewhere below it.")],
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 0,
+    only_write: Annotated[bool, typer.Option("--only-write", help="Write index.html and stop.")] = False,
+    open_page: Annotated[bool, typer.Option("--open", help="Open the index in a browser.")] = False,
+) -> int:
+    """Make an index of every report below a folder and serve it to this machine only, until interrupted."""
+    if not folder.is_dir():
+        raise WrongUsage(f"{folder} is not a folder; name one with reports below it.")
+    writable_folder(folder, "DIR")
+    from firstcue.report.index import serve, write_index
+
+    show(f"Index: {write_index(folder)}")
+    if only_write:
+        return Outcome.DONE
+    try:
+        serve(folder, port, announce=partial(_announce, open_page=open_page))
+    except OSError as error:
+        raise WrongUsage(f"--port {port}: cannot listen there ({error.strerror}); 0 takes any free port.") from None
+    return Outcome.DONE
+
+
+def _announce(address: str, *, open_page: bool) -> None:
+    show(f"Serving {address} to this machine only; Ctrl-C ends it.")
+    if open_page:
+        import webbrowser
+
+        webbrowser.open(address)
+
+
+def schema(
+    settings: Settings,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="report, finding, groups, remedy or gate.")],
+) -> int:
+    """Print the JSON schema of what firstcue writes and reads."""
+    from firstcue.report.schema import schema as schema_of
+
+    with as_wrong_usage("NAME"):
+        text = json.dumps(schema_of(name), indent=2)
+    show(text)
+    return Outcome.DONE

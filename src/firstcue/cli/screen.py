@@ -1,0 +1,69 @@
+"""Two streams: the result goes to stdout, progress and complaints to stderr; nobody's pipe is polluted."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from firstcue._progress import Progress, silent
+
+if TYPE_CHECKING:  # pydantic is not loaded for `--help`
+    from firstcue.finding import Report
+
+_LONGEST = 2000  # characters of a complaint: a label of 10,000 characters must not bury the remedy of the next line
+
+
+def show(text: str) -> None:
+    """Print a result; a reader that has left (`firstcue ... | head`) does not change how the command ends."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - lives until the process ends
+    except UnicodeEncodeError:
+        encoding = sys.stdout.encoding or "ascii"
+        print(text.encode(encoding, "replace").decode(encoding), flush=True)
+
+
+def show_report(report: "Report") -> None:
+    """Print a report, in colour on a terminal."""
+    if not sys.stdout.isatty():
+        show(report.summary().rstrip())
+        return
+    from rich.console import Console
+
+    from firstcue.report.text import render
+
+    render(report, Console())
+
+
+def complain(text: str) -> None:
+    """Say in one line on stderr what went wrong; control characters of hostile labels stay visible and harmless."""
+    line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in " ".join(text.split()))
+    print(line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ...", file=sys.stderr, flush=True)
+
+
+def note(text: str, *, quiet: bool) -> None:
+    """A passing remark for somebody who watches; silent where nobody does."""
+    if _watched(quiet):
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def progress(*, quiet: bool) -> Iterator[Progress]:
+    """A progress bar on stderr while somebody watches, else silence."""
+    if not _watched(quiet):
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bars
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
+    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("starting", total=1.0)
+        yield lambda stage, done: bars.update(task, description=stage, completed=done)
+
+
+def _watched(quiet: bool) -> bool:
+    return not quiet and sys.stderr.isatty()
