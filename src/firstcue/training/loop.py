@@ -1,0 +1,282 @@
+"""One plain training loop, with a seam for how gradients are combined and one for how examples are weighed."""
+
+import inspect
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from firstcue._checks import as_tensor, require_rows
+from firstcue.batch import Batch
+from firstcue.forward import seeded
+from firstcue.training.recorder import Step
+
+Loss = Callable[..., Tensor]
+"""`loss(outputs, y)`: a scalar, the mean over its rows."""
+
+Rule = Callable[[Tensor], Tensor]
+"""Gradients of environments `(e, p)` to one gradient `(p,)`; its attribute `scope` says what p must be."""
+
+
+Weighting = Callable[[Tensor, Tensor, Batch], Tensor]
+"""From losses `(n,)`, outputs `(n, ...)` and the batch: weights `(n,)`, whose products with the losses are averaged, or a
+scalar objective. State (group weights, a second model) lives in the object."""
+
+
+def mean_gradient(gradients: Float[Tensor, "e p"]) -> Float[Tensor, " p"]:
+    """The mean over environments: ordinary training.
+
+    Example:
+        >>> mean_gradient(torch.tensor([[1.0, 0.0], [3.0, 2.0]]))
+        tensor([2., 1.])
+    """
+    return gradients.mean(dim=0)
+
+
+mean_gradient.scope = "element"  # type: ignore[attr-defined]
+
+
+def train(
+    model: nn.Module,
+    batches: Iterable[Any] | Batch,
+    optimizer: torch.optim.Optimizer,
+    *,
+    loss: Loss = cross_entropy,
+    rule: Rule = mean_gradient,
+    weighting: Weighting | None = None,
+    recorders: Sequence[Callable[[Step], None]] = (),
+    epochs: int = 1,
+    seed: int = 0,
+) -> nn.Module:
+    """Train `model` in place and return it; afterwards it is in the mode in which it came.
+
+    Args:
+        model: Trained in train mode on the device where it is.
+        batches: Iterable of `Batch`, `(x, y)` or `(x, y, environment)`: a DataLoader, or `minibatches(...)`. Labels are
+            class ids as the loss wants them.
+        optimizer: Holds the parameters to train.
+        loss: `loss(outputs, y)`, the mean over rows. With a weighting or environments it is called with
+            `reduction="none"` if it knows that argument, else on each row.
+        rule: Maps the gradients of the batch's environments (`batch.group`), `(e, p)`, to one `(p,)`. Its attribute `scope`,
+            "element" or "tensor", says that it may see one parameter at a time; without one it sees the whole model's.
+            With `mean_gradient` this is ordinary training: the mean over rows, whatever the environments.
+        weighting: Maps per-example losses to weights or to an objective; see `Weighting`.
+        recorders: Called with `Step(0, model)` before the first update and after every update.
+        epochs: Passes over `batches`, which must then allow several.
+        seed: Source of dropout and of a loader's shuffling within this call; the global random state is left as found.
+            Calls that continue a training need different seeds.
+
+    Raises:
+        ValueError: If the loss or the trained parameters are not finite (the parameters are those before the step), if
+            `batches` yields nothing or something else, or if a rule is asked for without environments.
+
+    Example:
+        >>> data = Batch(torch.randn(20, 2), torch.arange(20) % 2)
+        >>> model = torch.nn.Linear(2, 2)
+        >>> train(model, minibatches(data, 10, epochs=3), torch.optim.SGD(model.parameters(), lr=0.1)) is model
+        True
+    """
+    steps = _readable(batches, epochs)
+    flags = [(module, module.training) for module in model.modules()]
+    number = 0
+    try:
+        with seeded(seed):
+            model.train()
+            _report(recorders, Step(0, model, None))
+            for item in (item for _ in range(epochs) for item in steps):
+                value = _update(model, _as_batch(item, model), optimizer, loss, rule, weighting, number)
+                number += 1
+                _report(recorders, Step(number, model, value))
+    finally:
+        for module, flag in flags:
+            module.training = flag
+    if number == 0:
+        raise ValueError("`batches` yields nothing; a generator can be read once only: make a new one for every call.")
+    _require_finite_parameters(optimizer, number)
+    return model
+
+
+def minibatches(
+    batch: Batch,
+    batch_size: int,
+    epochs: int = 1,
+    *,
+    seed: int = 0,
+    rows: Callable[[torch.Generator], Tensor] | None = None,
+) -> Iterator[Batch]:
+    """Shuffled mini-batches of `epochs` passes, the same for the same seed.
+
+    Args:
+        batch: All rows.
+        batch_size: Rows per mini-batch; the last of a pass may have fewer.
+        epochs: Number of passes.
+        seed: Of the shuffling.
+        rows: Draws the row ids of one pass from a generator, for example
+            `lambda generator: balanced_rows(batch.groups(), generator)`; a permutation of all rows by default.
+
+    Raises:
+        ValueError: If `batch` is empty, or a number is not positive.
+
+    Example:
+        >>> data = Batch(torch.arange(5.0)[:, None], torch.zeros(5, dtype=torch.int64))
+        >>> [len(part) for part in minibatches(data, 2)]
+        [2, 2, 1]
+    """
+    if batch_size < 1 or epochs < 1:
+        raise ValueError(f"`batch_size` and `epochs` are at least 1; got {batch_size} and {epochs}.")
+    if len(batch) == 0:
+        raise ValueError("`batch` has no rows to train on.")
+    generator = torch.Generator().manual_seed(seed)
+    draw = rows if rows is not None else lambda g: torch.randperm(len(batch), generator=g)
+    lean = replace(batch, columns={})  # training reads no columns; slicing them in every step costs time
+    return (lean.rows(part) for _ in range(epochs) for part in draw(generator).split(batch_size))
+
+
+def _update(
+    model: nn.Module,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    rule: Rule,
+    weighting: Weighting | None,
+    number: int,
+) -> float:
+    """One step of the optimiser; the one place where parameters change."""
+    outputs = model(batch.x)
+    optimizer.zero_grad(set_to_none=True)
+    if rule is mean_gradient:
+        objective = loss(outputs, batch.y) if weighting is None else _weighted(loss, weighting, outputs, batch)
+        value = _finite(objective, number, optimizer)
+        objective.backward()
+    else:
+        losses = _environment_losses(loss, weighting, outputs, batch)
+        value = _finite(losses.mean(), number, optimizer)
+        _write_gradients(optimizer, losses, rule)
+    optimizer.step()
+    return value
+
+
+def _weighted(loss: Loss, weighting: Weighting, outputs: Tensor, batch: Batch) -> Tensor:
+    losses = _per_example(loss, outputs, batch.y)
+    weights = weighting(losses, outputs, batch)
+    return weights if weights.ndim == 0 else (weights * losses).mean()
+
+
+def _environment_losses(loss: Loss, weighting: Weighting | None, outputs: Tensor, batch: Batch) -> Tensor:
+    """`(e,)` mean loss of each environment in the batch."""
+    if batch.group is None:
+        raise ValueError(
+            "a gradient rule compares environments, but the batch has none; yield (x, y, environment) or a Batch with "
+            "`group`, or use the default rule."
+        )
+    losses = _per_example(loss, outputs, batch.y)
+    if weighting is not None:
+        weights = weighting(losses, outputs, batch)
+        if weights.ndim == 0:
+            raise ValueError(
+                "this weighting makes one objective of the whole batch, which leaves a gradient rule nothing to compare."
+            )
+        losses = weights * losses
+    return torch.stack([losses[batch.group == e].mean() for e in batch.group.unique()])
+
+
+def _write_gradients(optimizer: torch.optim.Optimizer, losses: Tensor, rule: Rule) -> None:
+    """`.grad` of every parameter from the gradients of the environments' losses, combined by the rule."""
+    params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    last = len(losses) - 1
+    rows = [
+        torch.autograd.grad(value, params, retain_graph=i < last, allow_unused=True, materialize_grads=True)
+        for i, value in enumerate(losses)
+    ]
+    stacks = [torch.stack([g.flatten() for g in gradients]) for gradients in zip(*rows, strict=True)]
+    if getattr(rule, "scope", "model") == "model":
+        whole = rule(torch.cat(stacks, dim=1))
+        combined = list(whole.split([stack.shape[1] for stack in stacks]))
+    else:
+        combined = [rule(stack) for stack in stacks]
+    for parameter, gradient in zip(params, combined, strict=True):
+        parameter.grad = gradient.reshape(parameter.shape).to(parameter)
+
+
+def _per_example(loss: Loss, outputs: Tensor, y: Tensor) -> Tensor:
+    """`(n,)` losses, from a loss that averages."""
+    if "reduction" in inspect.signature(loss).parameters:
+        losses = loss(outputs, y, reduction="none")
+        return losses.flatten(start_dim=1).mean(dim=1) if losses.ndim > 1 else losses
+    return torch.func.vmap(lambda f, t: loss(f[None], t[None]), randomness="different")(outputs, y)
+
+
+def _finite(objective: Tensor, number: int, optimizer: torch.optim.Optimizer) -> float:
+    if objective.ndim:
+        raise ValueError(f"the loss has shape {tuple(objective.shape)}; return its mean over rows, one number.")
+    value = float(objective.detach())
+    if not math.isfinite(value):
+        raise ValueError(
+            f"the loss is {value} at step {number} (learning rate {_rates(optimizer)}): lower the learning rate, clip "
+            f"gradients, or look for NaN in the inputs. The model keeps the parameters from before this step."
+        )
+    return value
+
+
+def _rates(optimizer: torch.optim.Optimizer) -> str:
+    return (
+        ", ".join(sorted({f"{float(group['lr']):g}" for group in optimizer.param_groups if "lr" in group})) or "unknown"
+    )
+
+
+def _require_finite_parameters(optimizer: torch.optim.Optimizer, number: int) -> None:
+    params = [p for group in optimizer.param_groups for p in group["params"]]
+    if not all(bool(torch.isfinite(p).all()) for p in params):
+        raise ValueError(
+            f"parameters are NaN or infinite after step {number} (learning rate {_rates(optimizer)}): lower the learning "
+            f"rate or clip gradients, and train again from a fresh model."
+        )
+
+
+def _readable(batches: Any, epochs: int) -> Iterable[Any]:
+    if epochs < 1:
+        raise ValueError(f"`epochs` is at least 1; got {epochs}.")
+    if isinstance(batches, Batch | Tensor) or (
+        isinstance(batches, tuple) and any(isinstance(b, Tensor) for b in batches)
+    ):
+        raise ValueError(
+            "`batches` is one set of rows; cut it into steps: train(model, minibatches(batch, 64, epochs=8), optimizer)."
+        )
+    if epochs > 1 and isinstance(batches, Iterator):
+        raise ValueError(
+            "`batches` can be read once only, but `epochs` > 1; give a DataLoader or list, or `minibatches(..., epochs=...)`."
+        )
+    return batches
+
+
+def _as_batch(item: Any, model: nn.Module) -> Batch:
+    """A batch on the model's device; labels stay the ids they are, since one batch may lack a class."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if not isinstance(item, Batch):
+        if not isinstance(item, tuple | list) or len(item) not in (2, 3):
+            found = f"{len(item)}-tuple" if isinstance(item, tuple | list) else type(item).__name__
+            raise ValueError(
+                f"`batches` yields a {found}; every item has to be (x, y), (x, y, environment) or a Batch."
+            )
+        x, y = as_tensor(item[0]), as_tensor(item[1], "y")
+        group = as_tensor(item[2], "environment") if len(item) == 3 else None
+        item = Batch(x, y if y.is_floating_point() else y.long(), group)
+    require_rows(item.x, item.y)
+    if item.group is not None:
+        require_rows(item.x, item.group, y_name="environment")
+    moved = {
+        name: value.to(device)
+        for name in ("x", "y", "group", "attribute", "index")
+        if (value := getattr(item, name)) is not None
+    }
+    return replace(item, **moved)
+
+
+def _report(recorders: Sequence[Callable[[Step], None]], step: Step) -> None:
+    for recorder in recorders:
+        recorder(step)
