@@ -94,6 +94,31 @@ def _set_random_states(states: tuple[Any, ...]) -> None:
     random.setstate(of_python)
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Global random sources start from `seed` inside the block and are as they were after it.
+
+    For code that cannot be given a generator, such as dropout.
+
+    Example:
+        >>> with seeded(0):
+        ...     first = torch.rand(())
+        >>> with seeded(0):
+        ...     first == torch.rand(())
+        tensor(True)
+    """
+    states = _random_states()
+    try:
+        torch.set_rng_state(torch.Generator().manual_seed(seed).get_state())
+        if states[1] is not None:
+            torch.cuda.manual_seed_all(seed)
+        np.random.set_state(np.random.RandomState(seed % 2**32).get_state())  # noqa: NPY002
+        random.setstate(random.Random(seed).getstate())
+        yield
+    finally:
+        _set_random_states(states)
+
+
 def unwrap(model: nn.Module) -> nn.Module:
     """The module inside data-parallel, compiled and averaging wrappers; other modules are returned as they are.
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from firstcue._checks import as_tensor, encode_labels, require_finite, require_rows
 from firstcue.forward import Refused, left_as_found, parts, predict, run, unwrap
-from firstcue.heads import Head, features_and_outputs, find_head, with_head
+from firstcue.heads import Head, features_and_outputs, find_head
 from firstcue.moments import Moments
 from firstcue.pooling import Pool, pooled
+from firstcue.replacing import with_head
 
 __all__ = [
     "Head",
