@@ -220,6 +220,13 @@ def test_an_interrupted_write_leaves_the_old_model(module, tmp_path, monkeypatch
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["model.json", "weights.safetensors"]
 
 
+def test_weights_may_be_read_by_whoever_may_read_the_description(tmp_path):
+    save_model(nn.Linear(1, 1), tmp_path / "out")
+
+    modes = {path.stat().st_mode for path in (tmp_path / "out").iterdir()}
+    assert len(modes) == 1
+
+
 def test_changes_have_to_be_plain(tmp_path):
     with pytest.raises(ValueError, match="`changes` has to be plain JSON"):
         save_model(nn.Linear(1, 1), tmp_path / "out", changes={"weight": torch.zeros(1)})

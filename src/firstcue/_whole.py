@@ -19,8 +19,11 @@ def written_whole(path: Path) -> Iterator[Path]:
         ('done', 1)
     """
     temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
+    temporary.touch()
+    mode = temporary.stat().st_mode  # what the user's umask gives; some writers make private files
     try:
         yield temporary
+        temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
