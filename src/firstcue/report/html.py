@@ -1,5 +1,6 @@
 """The report as one web page: self-contained, without scripts, readable in light, dark, on paper and on a phone."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -159,10 +160,56 @@ def _entry(value: Any) -> str:
 
 
 def _finding_scale(finding: Finding) -> Scale:
-    return scale_of([finding.value, finding.ci_low, finding.ci_high, finding.baseline], high=1.0, step=0.1)
+    known = [finding.value, finding.ci_low, finding.ci_high, finding.baseline]
+    unbounded = any(v is not None and abs(v) > 1 for v in known)
+    return scale_of(
+        known, high=1.0, step=10 ** math.floor(math.log10(max(abs(v or 0) for v in known))) if unbounded else 0.1
+    )
+
+
+def form_of(finding: Finding) -> Callable[..., str]:
+    """How a finding's number is written, by its unit."""
+    if "fraction" not in finding.unit:
+        return words.number
+    return words.points if "difference" in finding.unit else words.percent
+
+
+def details(finding: Finding) -> list[tuple[str, str]]:
+    """The further numbers of a finding: a number with its interval on one line, what was not measured left out."""
+    charted = GAPS if gaps(finding) else {}
+    given = {k: v for k, v in finding.details.items() if v is not None}
+    said = []
+    for key, value in ((k, v) for k, v in given.items() if k not in charted):
+        low, high = given.get(f"{key}_ci_low"), given.get(f"{key}_ci_high")
+        if key.removesuffix("_ci_low").removesuffix("_ci_high") in given and key.endswith(("_ci_low", "_ci_high")):
+            continue
+        interval = "" if low is None or high is None else f" ({words.number(low)} to {words.number(high)})"
+        said.append((words.shorten(key.replace("_", " "), 60), words.number(value) + interval))
+    return said
+
+
+GAPS = {
+    "gap": "as it is",
+    "gap_after_erasure": "with the cue erased",
+    "gap_with_all_cues_erased": "with every cue erased",
+    "gap_with_the_other_cues_erased": "with all other cues erased",
+}
+
+
+def gaps(finding: Finding) -> list[tuple[str, float, float | None, float | None]]:
+    """The accuracy gap before and after erasures, when there is something to compare: label, value, interval."""
+    known = {k: v for k, v in finding.details.items() if isinstance(v, int | float)}
+    rows = [
+        (label, known[key], known.get(f"{key}_ci_low"), known.get(f"{key}_ci_high"))
+        for key, label in GAPS.items()
+        if key in known
+    ]
+    return rows if len(rows) > 1 else []
 
 
 def _between(low: float | None, high: float | None, form: Callable[..., str] = words.percent) -> str:
+    if form is words.number:
+        return "" if low is None or high is None else f"{words.number(low)} to {words.number(high)}"
     return words.between(low, high, "points" if form is words.points else "percent")
 
 
@@ -202,6 +249,6 @@ def _environment() -> Any:
     )  # fmt: skip
     made.globals.update(
         percent=words.percent, points=words.points, plain=words.number, measured=words.measured, strip=strip,
-        scale_of=_finding_scale, unit_scale=Scale(),
+        scale_of=_finding_scale, form_of=form_of, details=details, gaps=gaps, wide_scale=scale_of, bare_points=words.bare_points, unit_scale=Scale(),
     )  # fmt: skip
     return made

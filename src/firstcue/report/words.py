@@ -95,10 +95,20 @@ def points(fraction: float | None, sign: bool = False) -> str:
     return f"{_points(fraction, sign)} {'point' if _points(abs(fraction)) == '1.0' else 'points'}"
 
 
+def bare_points(fraction: float) -> str:
+    """A tick of an axis in percentage points, without the unit.
+
+    Example:
+        >>> bare_points(-0.5), bare_points(0.0)
+        ('−50', '0')
+    """
+    return f"{100 * fraction + 0.0:.0f}".replace("-", "−")
+
+
 def _points(fraction: float, sign: bool = False) -> str:
     value = 100 * fraction
     text = f"{value:+.{int(abs(value) < 9.95)}f}"
-    text = text.replace("-0.0", "0.0").replace("+0.0", "0.0")
+    text = "0" if text in ("-0.0", "+0.0") else text
     return (text if sign else text.lstrip("+")).replace("-", "−")
 
 
