@@ -4,7 +4,6 @@ Garments (pullover or coat) carry the label; a digit above them agrees with it i
 a choice between a hard feature and an easy one.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,9 +13,8 @@ from firstcue._progress import Progress, silent, within
 from firstcue.auditing.fixing import Fixed, fix
 from firstcue.auditing.model import audit
 from firstcue.batch import Batch
-from firstcue.data import digits, shipped
+from firstcue.data import garment_dominoes
 from firstcue.finding import Report
-from firstcue.spurious.compose import dominoes
 from firstcue.training.checkpoints import checkpoints, load_checkpoints
 from firstcue.training.loop import minibatches, train
 from firstcue.training.recorder import log_spaced
@@ -54,38 +52,6 @@ def network() -> Net:
     return Net()
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Three parts made from disjoint garments."""
-
-    train: Batch
-    held_out: Batch
-    test: Batch
-
-
-def rows(seed: int = 0, *, strength: float = STRENGTH) -> Rows:
-    """3,600 training rows at `strength`, 1,000 held-out and 1,200 test rows without any association.
-
-    Example:
-        >>> parts = rows()
-        >>> len(parts.train), len(parts.held_out), parts.held_out.groups().bincount().tolist()
-        (3600, 1000, [250, 250, 250, 250])
-    """
-    garments, tops = shipped(), digits((0, 1))
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(garments), generator=generator)
-    by_class = [order[garments.y[order] == c] for c in (0, 1)]
-
-    def part(start: int, stop: int) -> Batch:
-        return garments.rows(torch.cat([members[start:stop] for members in by_class]))
-
-    return Rows(
-        train=dominoes(part(0, 1800), tops, strength, seed=seed),
-        held_out=dominoes(part(1800, 2300), tops, 0.5, seed=seed + 1),
-        test=dominoes(part(2300, 2900), tops, 0.5, seed=seed + 2),
-    )
-
-
 def trained(
     data: Batch, folder: Path | None, *, seed: int = 0, epochs: int = EPOCHS, progress: Progress = silent
 ) -> Net:
@@ -119,9 +85,9 @@ def run(out: str | Path, *, seed: int = 0, fast: bool = False, progress: Progres
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     progress("composing images", 0.0)
-    data = rows(seed)
+    data = {part: garment_dominoes(STRENGTH, part, seed=seed) for part in ("train", "held-out", "test")}
     net = trained(
-        data.train,
+        data["train"],
         folder / "checkpoints",
         seed=seed,
         epochs=3 if fast else EPOCHS,
@@ -129,8 +95,8 @@ def run(out: str | Path, *, seed: int = 0, fast: bool = False, progress: Progres
     )
     report = audit(
         net,
-        data.train,
-        held_out=data.held_out,
+        data["train"],
+        held_out=data["held-out"],
         checkpoints=load_checkpoints(folder / "checkpoints"),
         remedies=("last-layer", "erase") if fast else None,
         seed=seed,
@@ -139,17 +105,17 @@ def run(out: str | Path, *, seed: int = 0, fast: bool = False, progress: Progres
     )
     chosen = next((r.name for r in report.remedies if r.selected), "last-layer")
     progress("repairing the network", 0.92)
-    fixed = fix(net, data.train, "last-layer" if chosen == "as it is" else chosen, data.held_out, seed=seed)
+    fixed = fix(net, data["train"], "last-layer" if chosen == "as it is" else chosen, data["held-out"], seed=seed)
     _write(folder, data, net, fixed, report)
     progress("done", 1.0)
     return report
 
 
-def _write(folder: Path, data: Rows, net: Net, fixed: Fixed, report: Report) -> None:
+def _write(folder: Path, data: dict[str, Batch], net: Net, fixed: Fixed, report: Report) -> None:
     from firstcue.data import write_npz
     from firstcue.models import save_model
 
-    for name, batch in (("train", data.train), ("held-out", data.held_out), ("test", data.test)):
+    for name, batch in data.items():
         write_npz(batch, folder / f"{name}.npz")
     save_model(net, folder / "model", factory="firstcue.demo:network", changes={})
     save_model(fixed.model, folder / "repaired", factory="firstcue.demo:network", changes=fixed.changes)

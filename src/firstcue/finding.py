@@ -128,6 +128,9 @@ class Remedy(Value):
     overall: float | None = None
     group_average: float | None = None
     n: int | None = None
+    relies: Interval | None = Field(
+        None, description="what is left of the reliance on the cue: by edit where the input can be edited, else the gap"
+    )
     needs_group_labels: bool
     seconds: float | None = None
     selected: bool = False

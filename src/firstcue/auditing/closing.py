@@ -74,7 +74,10 @@ def _repair(remedies: Sequence[Remedy]) -> str:
     best = next((r for r in remedies if r.selected and r.name != "as it is"), None)
     if best is None or best.worst_group is None:
         return ""
-    return f" Repaired by {best.name}, its worst group reaches {best.worst_group:.0%}."
+    left = (
+        "" if best.relies is None or best.relies.value is None else f" and {best.relies.value:.2f} of reliance is left"
+    )
+    return f" Repaired by {best.name}, its worst group reaches {best.worst_group:.0%}{left}."
 
 
 def versions() -> dict[str, str]:

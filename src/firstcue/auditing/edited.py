@@ -1,6 +1,6 @@
 """Intervention one: set the cue in the input, keep the core, and ask the model again. The strongest evidence there is."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -25,13 +25,19 @@ def correct_by_value(predict: Callable[[Tensor], Tensor], held: Batch, rows: Ten
     Raises:
         ValueError: If the editor raises, or changes the shape of the inputs.
     """
-    assert held.edit is not None
-    x, y = held.x[rows], held.y[rows]
-    right = []
-    for value in range(held.num_values):
-        edited = _edited(held, x, value)
-        right.append(predict(edited).argmax(dim=1) == y)
+    y = held.y[rows]
+    right = [predict(x).argmax(dim=1) == y for x in edited_inputs(held, rows)]
     return torch.stack(right, dim=1)
+
+
+def edited_inputs(held: Batch, rows: Tensor) -> Iterator[Tensor]:
+    """The rows with their cue set to each value in turn.
+
+    Raises:
+        ValueError: If the editor raises, or changes the shape of the inputs.
+    """
+    for value in range(held.num_values):
+        yield _edited(held, held.x[rows], value)
 
 
 def _edited(held: Batch, x: Tensor, value: int) -> Tensor:

@@ -70,7 +70,7 @@ def fix(
         >>> fixed.after.group_average > fixed.before.group_average
         True
     """
-    subject, train, held, held_rows, train_rows, split = audit_subject(
+    subject, _, held, held_rows, train_rows, split = audit_subject(
         model, data, attribute, held_out, trained_on=trained_on, seed=seed, device=device, batch_size=batch_size
     )
     method = repair.find(remedy)

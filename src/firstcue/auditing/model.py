@@ -13,6 +13,7 @@ from firstcue.auditing import remedies as repair
 from firstcue.auditing.closing import close
 from firstcue.auditing.cue import Measured, findings, measure_cue, measure_jointly, widest
 from firstcue.auditing.decodability import PENULTIMATE, probe_layers
+from firstcue.auditing.edited import edited_inputs, sources
 from firstcue.auditing.order import Course, course, states
 from firstcue.auditing.pictures import pictures
 from firstcue.auditing.prepare import Prepared, prepare
@@ -188,7 +189,26 @@ class _Run:
         if subject.head is None or subject.features is None or (wanted is not None and not wanted):
             return ()
         held_rows, train_rows = self.rows(subject, train, held)
-        return repair.try_all(wanted, held_rows, train_rows, subject.head, self.seed, within(self.progress, 0.75, 0.97))
+        stakes = self.stakes(train, held, subject)
+        return repair.try_all(
+            wanted, held_rows, train_rows, subject.head, self.seed, within(self.progress, 0.75, 0.97), stakes
+        )
+
+    def stakes(self, train: Batch, held: Batch, subject: Subject) -> repair.Stakes | None:
+        """How reliance on the cue is measured after a repair: on edited features, or by the gap."""
+        if train.attribute is None:
+            return None
+        found = association(train.y, train.attribute, train.num_classes, train.num_values)
+        if not found.associated:
+            return None
+        if held.edit is None or len(held) * held.num_values > MAX_EDITED:
+            return repair.Stakes(found)
+        rows = torch.arange(len(held))
+        edited = tuple(
+            features_and_outputs(self.model, x, batch_size=self.batch_size, head=subject.head)[0]
+            for x in edited_inputs(held, rows)
+        )
+        return repair.Stakes(found, edited, sources(held, rows))
 
     def rows(self, subject: Subject, train: Batch, held: Batch) -> tuple[repair.Rows, repair.Rows]:
         """What remedies work on: held-out features, and those of at most `MAX_TRAIN` training rows, rare cells first."""
@@ -230,6 +250,9 @@ def audit_subject(
     train, held = prepared.with_cue(primary) if primary else (prepared.train, prepared.held)
     return subject, train, held, *run.rows(subject, train, held), prepared.split
 
+
+MAX_EDITED = 50_000
+"""Edited rows whose features are kept to price remedies; beyond that the gap is reported."""
 
 MAX_TRAIN = 10_000
 """Training rows whose features are used by a remedy."""

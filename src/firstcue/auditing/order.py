@@ -41,17 +41,20 @@ def states(checkpoints: Any) -> list[tuple[int, State]]:
     Raises:
         ValueError: If nothing is found, or a file is not one of ours.
     """
-    if (
-        isinstance(checkpoints, Sequence)
-        and not isinstance(checkpoints, str)
-        and checkpoints
-        and isinstance(checkpoints[0], tuple)
-    ):
-        return sorted(((int(step), state) for step, state in checkpoints), key=lambda pair: pair[0])
     from safetensors.torch import load_file
 
-    where = checkpoints if isinstance(checkpoints, str | Path) else [str(p) for p in checkpoints]
-    return [(step, load_file(str(path))) for step, path in load_checkpoints(where)]
+    if isinstance(checkpoints, str | Path):
+        found: list[tuple[int, Any]] = list(load_checkpoints(checkpoints))
+    else:
+        found = [
+            pair for item in checkpoints for pair in ([item] if isinstance(item, tuple) else load_checkpoints(item))
+        ]
+    if not found:
+        raise ValueError(
+            "`checkpoints` is empty; leave it out, or name the folder that a `checkpoints` recorder wrote."
+        )
+    loaded = [(int(step), load_file(str(what)) if isinstance(what, str | Path) else what) for step, what in found]
+    return sorted(loaded, key=lambda pair: pair[0])
 
 
 def course(

@@ -15,9 +15,10 @@ from torch import Tensor
 from firstcue._progress import Progress
 from firstcue.auditing.erased import FOLDS, balanced_fit, balanced_weights
 from firstcue.auditing.splits import stratified_folds
-from firstcue.finding import Remedy
+from firstcue.finding import Interval, Remedy
 from firstcue.layers import Head
 from firstcue.spurious.metrics import GroupMetrics, group_metrics
+from firstcue.spurious.reliance import Association, accuracy_gap, edit_reliance
 from firstcue.training.retrain import retrain_head
 
 CHOOSING = (0, 1)
@@ -52,6 +53,17 @@ class Repaired:
     weight: Tensor
     bias: Tensor
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Stakes:
+    """What is needed to measure how much a repaired head still leans on the cue."""
+
+    association: Association
+    edited: tuple[Tensor, ...] | None = None
+    """Per value of the cue, `(n, d)` features of the held-out rows with the cue set to it; None when nothing can be edited."""
+    clusters: Tensor | None = None
+    """`(n,)` source of each row."""
 
 
 Fit = Callable[[Rows, Rows | None, Head, int], Repaired]
@@ -160,6 +172,8 @@ class Tried:
     method: Method
     promise: GroupMetrics
     """On report rows only."""
+    relies: Interval | None
+    """What is left of the reliance on the cue, on report rows."""
     choosing: float
     """Worst-group accuracy on the rows that choose."""
     repaired: Repaired
@@ -173,7 +187,9 @@ def report_rows(cells: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     return fold, ~torch.isin(fold, torch.tensor(CHOOSING))
 
 
-def try_remedy(method: Method, held: Rows, train: Rows | None, head: Head, seed: int) -> Tried:
+def try_remedy(
+    method: Method, held: Rows, train: Rows | None, head: Head, seed: int, stakes: Stakes | None = None
+) -> Tried:
     """Cross-fit one remedy over the held-out rows, then fit it on all of them.
 
     Args:
@@ -182,22 +198,42 @@ def try_remedy(method: Method, held: Rows, train: Rows | None, head: Head, seed:
         train: Training rows, for the methods that use them.
         head: The model's own head.
         seed: Of folds and subsets.
+        stakes: How reliance on the cue is measured after the repair; not measured when absent.
     """
     began = time.perf_counter()
     fold, reports = report_rows(held.cells, seed)
-    decisions = torch.empty(len(held.y), dtype=torch.int64)
-    for f in range(FOLDS) if method.fit is not keep else ():
+    repaired = method.fit(held, train, head, seed)
+    inputs = (held.features, *(stakes.edited or () if stakes else ()))
+    decisions = torch.empty(len(inputs), len(held.y), dtype=torch.int64)
+    for f in range(FOLDS):
         out = fold == f
         if bool(out.any()):
-            decisions[out] = _decide(method.fit(held.at(~out), train, head, seed), held.features[out])
-    repaired = method.fit(held, train, head, seed)
-    if method.fit is keep:
-        decisions = _decide(repaired, held.features)
+            fitted = repaired if method.fit is keep else method.fit(held.at(~out), train, head, seed)
+            for i, features in enumerate(inputs):
+                decisions[i, out] = _decide(fitted, features[out])
     chooses = ~reports
-    choosing = group_metrics(held.y[chooses], decisions[chooses], held.cells[chooses], min_count=1)
+    choosing = group_metrics(held.y[chooses], decisions[0, chooses], held.cells[chooses], min_count=1)
     worst = choosing.worst_group.accuracy if choosing.worst_group else 0.0
-    promise = group_metrics(held.y[reports], decisions[reports], held.cells[reports])
-    return Tried(method, promise, worst, repaired, time.perf_counter() - began)
+    promise = group_metrics(held.y[reports], decisions[0, reports], held.cells[reports])
+    left = None if stakes is None else _left(stakes, held, decisions, reports, seed)
+    return Tried(method, promise, left, worst, repaired, time.perf_counter() - began)
+
+
+def _left(stakes: Stakes, held: Rows, decisions: Tensor, reports: Tensor, seed: int) -> Interval | None:
+    """Reliance by edit, or the accuracy gap, that remains; None where neither can be measured."""
+    y = held.y[reports]
+    right = decisions[:, reports] == y
+    if stakes.edited is not None:
+        clusters = None if stakes.clusters is None else stakes.clusters[reports]
+        r = edit_reliance(stakes.association, right[1:].mT, y, clusters=clusters, seed=seed)
+        return Interval(value=r.value, ci_low=r.ci_low, ci_high=r.ci_high, n=r.n, baseline=0.0, baseline_kind="by edit")
+    assert held.attribute is not None
+    gap = accuracy_gap(stakes.association, right[0], y, held.attribute[reports])
+    if gap.undroppable:
+        return None
+    return Interval(
+        value=gap.value, ci_low=gap.ci_low, ci_high=gap.ci_high, n=gap.n, baseline=0.0, baseline_kind="accuracy gap"
+    )
 
 
 def _decide(repaired: Repaired, features: Tensor) -> Tensor:
@@ -230,14 +266,20 @@ def applicable(held: Rows, train: Rows | None, wanted: Sequence[str] | None) -> 
 
 
 def try_all(
-    wanted: Sequence[str] | None, held: Rows, train: Rows | None, head: Head, seed: int, progress: Progress
+    wanted: Sequence[str] | None,
+    held: Rows,
+    train: Rows | None,
+    head: Head,
+    seed: int,
+    progress: Progress,
+    stakes: Stakes | None = None,
 ) -> tuple[Remedy, ...]:
     """Every applicable remedy as a row of the report; the one with the best worst group on the choosing rows is selected."""
     methods = applicable(held, train, wanted)
     tried = []
     for i, method in enumerate(methods):
         progress(f"trying {method.name}", i / len(methods))
-        tried.append(try_remedy(method, held, train, head, seed))
+        tried.append(try_remedy(method, held, train, head, seed, stakes))
     best = max(tried, key=lambda t: t.choosing, default=None)
     return tuple(_row(t, t is best) for t in tried)
 
@@ -253,6 +295,7 @@ def _row(t: Tried, selected: bool) -> Remedy:
         overall=t.promise.overall.accuracy,
         group_average=t.promise.group_average,
         n=t.promise.overall.n,
+        relies=t.relies,
         needs_group_labels=t.method.needs_group_labels,
         seconds=t.seconds,
         selected=selected,
