@@ -40,7 +40,7 @@ class Settings:
             )
 
 
-def _print_version(asked: bool) -> None:
+def _print_version(asked: bool | None) -> None:
     if asked:
         typer.echo(f"firstcue {__version__}")
         raise typer.Exit
@@ -85,7 +85,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
 
     def register(function: Callable[..., int]) -> Callable[..., int]:
         @functools.wraps(function)
-        def run(context: typer.Context, **arguments: Any) -> None:
+        def run(context: Any, **arguments: Any) -> None:
             settings = _settings(context, {option: arguments.pop(option) for option in _EVERYWHERE})
             raise typer.Exit(outcome_of(lambda: function(settings, **arguments)))
 
@@ -99,7 +99,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
 def options_before_the_command(app: typer.Typer) -> None:
     """Let `firstcue --quiet audit` mean `firstcue audit --quiet`."""
 
-    def keep(context: typer.Context, **arguments: Any) -> None:
+    def keep(context: Any, **arguments: Any) -> None:
         context.obj["before"] = arguments
 
     keep.__doc__ = app.info.help
@@ -116,7 +116,7 @@ def _give_signature(function: Any, own: list[inspect.Parameter]) -> None:
     function.__annotations__ = {p.name: p.annotation for p in parameters}
 
 
-def _settings(context: typer.Context, given: dict[str, Any]) -> Settings:
+def _settings(context: Any, given: dict[str, Any]) -> Settings:
     """What was said after the command wins over what was said before it."""
     said = {**context.obj.get("before", {}), **{name: value for name, value in given.items() if value is not None}}
     said = {name: value for name, value in said.items() if value is not None and name != "version"}
