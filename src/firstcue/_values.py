@@ -30,10 +30,14 @@ def plain(value: Any) -> Any:
     return plain(value.tolist()) if hasattr(value, "tolist") else value
 
 
-class Value(BaseModel):
-    """A frozen record that refuses unknown fields and holds nothing that JSON cannot."""
+class Record(BaseModel):
+    """Frozen, and refuses unknown fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Value(Record):
+    """A record of measurements: whatever JSON cannot hold, NaN above all, becomes null."""
 
     @model_validator(mode="before")
     @classmethod

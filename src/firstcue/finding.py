@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
-from firstcue._values import Value, condensed, read_text
+from firstcue._values import Record, Value, condensed, read_text
 
 Verdict = Literal["shortcut", "no shortcut found", "inconclusive"]
 Status = Literal["relies", "no shortcut found", "not identifiable", "inconclusive", "inferred"]
@@ -145,7 +145,7 @@ class Picture(Value):
     title: str
     caption: str
     alt: str
-    png: str
+    png: str = Field(pattern=r"^iVBOR[A-Za-z0-9+/]*={0,2}$", description="base64")
     finding: str = Field(default="", description="id of the finding it belongs to")
     lead: bool = Field(default=False, description="shown beside the verdict instead of with the evidence")
 
@@ -253,7 +253,7 @@ class Report(Value):
             ) from None
 
 
-class Gate(Value):
+class Gate(Record):
     """What a report has to satisfy in continuous integration; an unknown key is an error."""
 
     min_worst_group: float | None = Field(default=None, ge=0, le=1)

@@ -338,7 +338,7 @@ def hostile() -> Report:
             Remedy(name=label, note=label, worst_group=0.5, needs_group_labels=False, worse=(label,))
             for label in HOSTILE
         ),
-        pictures=(Picture(title=HOSTILE[0], caption=HOSTILE[1], alt=HOSTILE[1], png='"><script>alert(3)</script>'),),
+        pictures=(picture([np.eye(4)], HOSTILE[0], HOSTILE[1], HOSTILE[1]),),
         notes=HOSTILE,
         limits=HOSTILE,
         environment=Environment(versions={HOSTILE[0]: HOSTILE[2]}, device=HOSTILE[1], command=HOSTILE[2]),

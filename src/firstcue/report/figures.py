@@ -40,7 +40,8 @@ class Scale:
     @property
     def ticks(self) -> list[tuple[float, float]]:
         """Round values on the axis, with their positions."""
-        width = next(w for w in (0.05, 0.1, 0.2, 0.25, 0.5, 1, 10**9) if (self.high - self.low) / w <= 5.01)
+        round_widths = (m * 10.0**e for e in range(-2, 13) for m in (1, 2, 2.5, 5))
+        width = next(w for w in round_widths if (self.high - self.low) / w <= 5.01)
         first = math.ceil(self.low / width - 1e-9)
         values = [i * width for i in range(first, first + 7) if i * width <= self.high + 1e-9]
         return [(round(v, 6), self(v) or 0.0) for v in values]

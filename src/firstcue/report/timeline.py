@@ -52,7 +52,8 @@ class Panel:
     description: str
 
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 300, 214, 44, 218, 10, 176
+WIDTH, HEIGHT = 300, 214
+LEFT, RIGHT, TOP, BOTTOM = 44.0, 218.0, 10.0, 176.0
 
 
 def timeline(moments: Sequence[Moment], order: Sequence[Order] = ()) -> list[Panel]:

@@ -1,0 +1,163 @@
+"""The page in a real browser: quiet, offline, the same without scripts, readable in light, dark and on a phone."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report_samples import SAMPLES, clean, shortcut
+
+from firstcue.report.compare import compare
+from firstcue.report.index import write_index
+
+pytestmark = pytest.mark.browser
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield running
+        running.close()
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("pages")
+    made = {name: make().save_html(folder / f"{name}.html") for name, make in SAMPLES.items()}
+    shortcut().to_json(folder / "report.json")
+    made["index"] = write_index(folder)
+    made["compare"] = folder / "compare.html"
+    made["compare"].write_text(compare(shortcut(), clean()).html(), encoding="utf-8")
+    return made
+
+
+PAGES = [*SAMPLES, "index", "compare"]
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
+def test_no_request_leaves_the_page_and_nothing_complains(
+    browser: Any, pages: dict[str, Path], name: str, scripts: bool
+) -> None:
+    context = browser.new_context(java_script_enabled=scripts)
+    tab = context.new_page()
+    requests: list[str] = []
+    complaints: list[str] = []
+    tab.on("request", lambda r: requests.append(r.url))
+    tab.on("console", lambda m: complaints.append(m.text))
+    tab.on("pageerror", lambda e: complaints.append(str(e)))
+    tab.on("dialog", lambda d: complaints.append(d.message))
+    tab.goto(pages[name].as_uri())
+    assert [r for r in requests if not r.startswith("data:")] == [pages[name].as_uri()]
+    assert complaints == []
+    assert tab.locator("h1").inner_text().strip()
+    context.close()
+
+
+def test_the_tables_show_what_the_json_says(browser: Any, pages: dict[str, Path]) -> None:
+    tab = browser.new_page()
+    tab.goto(pages["shortcut"].as_uri())
+    data = json.loads(tab.locator("#report").text_content())
+    assert data == json.loads(shortcut().to_json())
+
+    def values(selector: str) -> list[float]:
+        return [float(v) for v in tab.eval_on_selector_all(selector, "all => all.map(e => e.dataset.value)")]
+
+    groups = sorted(g["accuracy"] for g in data["groups"]["by_group"])
+    assert values("#groups td[data-field=accuracy]") == groups
+    assert values("#remedy-table td[data-field=worst_group]") == [r["worst_group"] for r in data["remedies"]]
+    assert values("#cue-table td[data-field=relies][data-value]") == [data["findings"][0]["relies"]["value"]]
+    assert values("#cue-table td[data-field=encoded]") == [f["encoded"]["value"] for f in data["findings"]]
+    shown = tab.locator("#groups td[data-field=accuracy]").all_inner_texts()
+    assert [t.replace("\N{NO-BREAK SPACE}", " ") for t in shown] == ["31 %", "55 %", "99 %", "99.2 %"]
+    tab.close()
+
+
+def test_marks_stand_where_the_numbers_are(browser: Any, pages: dict[str, Path]) -> None:
+    tab = browser.new_page(viewport={"width": 1180, "height": 900})
+    tab.goto(pages["shortcut"].as_uri())
+    places = tab.eval_on_selector_all(
+        "#remedy-table svg.strip",
+        "all => all.map(s => { const b = s.getBoundingClientRect(), c = s.querySelector('circle').getBoundingClientRect();"
+        " return (c.x + c.width / 2 - b.x) / b.width })",
+    )
+    assert places == pytest.approx([r.worst_group for r in shortcut().remedies], abs=0.005)
+    tab.close()
+
+
+def photograph(browser: Any, page: Path, width: int, scheme: str) -> np.ndarray:
+    from PIL import Image
+
+    tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    tab.goto(page.as_uri())
+    image = np.asarray(Image.open(io.BytesIO(tab.screenshot(full_page=True))).convert("L"), dtype=float)
+    tab.close()
+    return image
+
+
+@pytest.mark.parametrize("name", ["shortcut", "clean", "index", "compare"])
+def test_light_is_light_dark_is_dark_and_both_hold_ink(browser: Any, pages: dict[str, Path], name: str) -> None:
+    light, dark = (photograph(browser, pages[name], 1180, scheme) for scheme in ("light", "dark"))
+    assert np.median(light) > 230 and np.median(dark) < 40
+    assert (light < 100).mean() > 0.003 and (dark > 160).mean() > 0.003
+    assert light.shape == dark.shape, "the theme changes colours only"
+
+
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("width", [320, 390, 768, 1180])
+def test_no_page_is_wider_than_the_window(browser: Any, pages: dict[str, Path], name: str, width: int) -> None:
+    tab = browser.new_page(viewport={"width": width, "height": 800})
+    tab.goto(pages[name].as_uri())
+    tab.eval_on_selector_all("details", "all => all.forEach(d => d.open = true)")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    tab.close()
+
+
+def test_evidence_opens_by_keyboard(browser: Any, pages: dict[str, Path]) -> None:
+    tab = browser.new_page()
+    tab.goto(pages["shortcut"].as_uri())
+    assert not tab.locator("details").first.evaluate("d => d.open")
+    tab.locator("summary").first.focus()
+    tab.keyboard.press("Enter")
+    assert tab.locator("details").first.evaluate("d => d.open")
+    tab.close()
+
+
+def test_evidence_is_unfolded_on_paper(browser: Any, pages: dict[str, Path]) -> None:
+    tab = browser.new_page()
+    tab.goto(pages["shortcut"].as_uri())
+    folded = tab.locator("details .body").first
+    assert not folded.is_visible()
+    tab.emulate_media(media="print")
+    assert folded.bounding_box()["height"] > 20
+    tab.close()
+
+
+def test_text_has_enough_contrast_in_both_themes(browser: Any, pages: dict[str, Path]) -> None:
+    measure = """() => {
+      const lum = c => { const v = c.match(/[0-9.]+/g).slice(0, 3).map(x => { x /= 255;
+        return x <= .03928 ? x / 12.92 : ((x + .055) / 1.055) ** 2.4 }); return .2126 * v[0] + .7152 * v[1] + .0722 * v[2] };
+      const ground = e => { while (e) { const c = getComputedStyle(e).backgroundColor;
+        if (!/, 0\\)$|transparent/.test(c)) return c; e = e.parentElement } return 'rgb(255,255,255)' };
+      const worst = [];
+      for (const e of document.querySelectorAll('p, td, th, h1, h2, h3, dt, dd, li, caption, summary span, .light, svg text, a')) {
+        if (!e.textContent.trim()) continue;
+        const s = getComputedStyle(e), ink = e.namespaceURI.endsWith('svg') ? s.fill : s.color;
+        const [a, b] = [lum(ink), lum(ground(e))].sort((x, y) => y - x);
+        const ratio = (a + .05) / (b + .05);
+        if (ratio < 4.5) worst.push([e.tagName, e.textContent.trim().slice(0, 30), ratio]);
+      }
+      return worst }"""
+    for scheme in ("light", "dark"):
+        tab = browser.new_page(color_scheme=scheme)
+        tab.goto(pages["shortcut"].as_uri())
+        assert tab.evaluate(measure) == []
+        tab.close()
