@@ -2,12 +2,12 @@
 
 import json
 import re
-from collections.abc import Callable
+from functools import cache
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from report_samples import HOSTILE, SAMPLES, hostile, shortcut
+from report_samples import HOSTILE, SAMPLES, shortcut
 
 from firstcue.finding import Finding, Interval, Order, Remedy, Report
 from firstcue.report.figures import picture
@@ -53,36 +53,42 @@ def embedded(html: str) -> str:
     return re.findall(r'<script type="application/json" id="report">(.*?)</script>', html, flags=re.DOTALL)[0]
 
 
-every_sample = pytest.mark.parametrize("make", SAMPLES.values(), ids=SAMPLES.keys())
+@cache
+def shown(name: str) -> tuple[str, Reading]:
+    """The page of a sample, made once."""
+    html = page(SAMPLES[name]())
+    return html, Reading(html)
+
+
+every_sample = pytest.mark.parametrize("name", SAMPLES)
 
 
 @every_sample
-def test_the_embedded_json_equals_the_artefact(make: Callable[[], Report]) -> None:
-    report = make()
-    assert json.loads(embedded(page(report))) == json.loads(report.to_json())
+def test_the_embedded_json_equals_the_artefact(name: str) -> None:
+    assert json.loads(embedded(shown(name)[0])) == json.loads(SAMPLES[name]().to_json())
 
 
 @every_sample
-def test_no_part_of_the_page_is_loaded_from_elsewhere(make: Callable[[], Report]) -> None:
-    html = page(make())
-    loads = [attrs[a] for tag, attrs in Reading(html).tags for t, a in LOADING if tag == t and a in attrs]
+def test_no_part_of_the_page_is_loaded_from_elsewhere(name: str) -> None:
+    html, read = shown(name)
+    loads = [attrs[a] for tag, attrs in read.tags for t, a in LOADING if tag == t and a in attrs]
     assert all(source.startswith("data:") for source in loads)
     assert "@import" not in html and "url(" not in html.split("</style>")[0]
     assert "default-src 'none'" in html
 
 
 @every_sample
-def test_elements_are_closed_in_order_and_ids_are_unique(make: Callable[[], Report]) -> None:
-    read = Reading(page(make()))
+def test_elements_are_closed_in_order_and_ids_are_unique(name: str) -> None:
+    read = shown(name)[1]
     assert read.open == []
     ids = [attrs["id"] for _, attrs in read.tags if "id" in attrs]
     assert len(ids) == len(set(ids))
 
 
 @every_sample
-def test_figures_and_tables_have_text_alternatives(make: Callable[[], Report]) -> None:
-    html = page(make())
-    for tag, attrs in Reading(html).tags:
+def test_figures_and_tables_have_text_alternatives(name: str) -> None:
+    html, read = shown(name)
+    for tag, attrs in read.tags:
         if tag == "svg":
             assert attrs.get("aria-hidden") == "true" or (attrs.get("role") == "img" and attrs["aria-label"])
         if tag == "img":
@@ -93,7 +99,7 @@ def test_figures_and_tables_have_text_alternatives(make: Callable[[], Report]) -
 
 
 def test_hostile_labels_are_text_and_nothing_else() -> None:
-    read = Reading(page(hostile()))
+    read = shown("hostile")[1]
     scripts = [attrs for tag, attrs in read.tags if tag == "script"]
     assert scripts == [{"type": "application/json", "id": "report"}]
     assert not any(name.startswith("on") for _, attrs in read.tags for name in attrs)
@@ -156,7 +162,7 @@ def test_hostile_labels_are_text_and_nothing_else() -> None:
 
 
 def test_long_and_reordering_labels_are_shown_short_and_visible() -> None:
-    html = page(hostile())
+    html = shown("hostile")[0]
     outside = html.replace(embedded(html), "")
     assert "a" * 700 not in outside and "a" * 10_000 in html
     assert "\u202e" not in outside and "\x1b" not in outside and "\x00" not in outside
@@ -180,7 +186,7 @@ def test_links_are_made_only_of_web_addresses() -> None:
 
 
 def test_the_verdict_its_numbers_and_the_repair_come_first() -> None:
-    text = Reading(page(shortcut())).text.partition("firstcue audit")[2]
+    text = shown("shortcut")[1].text.partition("firstcue audit")[2]
     parts = [
         "Red: shortcut", "The model relies on a shortcut: digit", "31 %", "84 %", "Whom does it serve worst?",
         "What does it lean on?", "What was learned first?", "What repairs it?", "Evidence", "Data and method",
@@ -191,14 +197,14 @@ def test_the_verdict_its_numbers_and_the_repair_come_first() -> None:
 
 
 def test_the_clean_page_shows_richness_and_accuses_nobody() -> None:
-    text = Reading(page(SAMPLES["clean"]())).text
+    text = shown("clean")[1].text
     assert "Green: no shortcut found" in text and "not relied on" in text
     assert "Did training transform the features?" in text and "2.1 (1.9 to 2.3)" in text
     assert "relies on" not in text
 
 
 def test_embeddings_without_an_intervention_say_so() -> None:
-    text = Reading(page(SAMPLES["embeddings"]())).text
+    text = shown("embeddings")[1].text
     assert "no intervention was possible" in text and "Amber: inconclusive" in text
     assert "1 more groups" in text or "1 more group" in text
 
@@ -245,12 +251,12 @@ def test_a_timeline_with_gaps_and_many_curves_is_drawn() -> None:
 
 
 def many(count: int) -> Report:
-    rng = np.random.default_rng(0)
+    images = list(np.random.default_rng(0).random((12, 28, 28)))
+    first = shortcut().findings[0]
     findings, pictures = [], []
     for i in range(count):
-        findings.append(shortcut().findings[0].model_copy(update={"id": f"reliance/{i}/input/edit", "cue": f"cue {i}"}))
-        images = rng.random((12, 28, 28))
-        pictures.append(picture(list(images), "Rows", "Twelve.", "Twelve rows.", finding=findings[-1].id))
+        findings.append(first.model_copy(update={"id": f"reliance/{i}/input/edit", "cue": f"cue {i}"}))
+        pictures.append(picture(images, "Rows", "Twelve.", "Twelve rows.", finding=findings[-1].id))
     return shortcut().model_copy(update={"findings": tuple(findings), "pictures": tuple(pictures)})
 
 
@@ -262,8 +268,8 @@ def test_size_grows_linearly_and_stays_below_five_million_bytes_at_fifty_finding
 
 
 @every_sample
-def test_the_same_report_makes_the_same_page(make: Callable[[], Report]) -> None:
-    assert page(make()) == page(make())
+def test_the_same_report_makes_the_same_page(name: str) -> None:
+    assert page(SAMPLES[name]()) == shown(name)[0]
 
 
 @pytest.mark.parametrize("label", HOSTILE)

@@ -1,6 +1,7 @@
 """How the report writes numbers, labels and verdicts, the same in every format."""
 
 import unicodedata
+from functools import cache
 
 from firstcue.finding import Finding, GroupRow, Groups, Interval, Overall, Remedy, Report
 
@@ -53,7 +54,10 @@ def shorten(label: object, limit: int = 60) -> str:
         >>> shorten("two\\nlines")
         'two lines'
     """
-    text = " ".join(str(label)[: 50 * limit].split()) + (str(label)[50 * limit :][-limit:])
+    text = str(label)
+    if len(text) > 6 * limit:  # what lies between cannot be shown
+        text = text[: 3 * limit] + text[-3 * limit :]
+    text = " ".join(text.split())
     text = "".join(c if _harmless(c) else "\N{REPLACEMENT CHARACTER}" for c in text)
     if len(text) <= limit:
         return text
@@ -61,6 +65,7 @@ def shorten(label: object, limit: int = 60) -> str:
     return f"{text[: limit - 1 - half].rstrip()}…{text[len(text) - half :].lstrip()}"
 
 
+@cache
 def _harmless(character: str) -> bool:
     # joiners are letters of several scripts; all other format characters hide or reorder text
     return character in "\u200c\u200d" or unicodedata.category(character) not in {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}
