@@ -320,9 +320,9 @@ def test_the_jackknife_error_of_a_correlation_covers_the_truth():
         return float(c[0, 1] / (c[0, 0] * c[1, 1]).sqrt())
 
     inside = 0
-    for seed in range(100):
+    for seed in range(60):
         x = torch.randn(400, 2, generator=generator(seed), dtype=torch.float64)
         x[:, 1] += x[:, 0]
-        value, error = jackknife(correlation, [Moments.of(part) for part in x.tensor_split(20)])
+        value, error = jackknife(correlation, [Moments.of(part) for part in x.tensor_split(12)])
         inside += abs(value - 0.5**0.5) < 2 * error
-    assert 85 <= inside <= 100
+    assert 50 <= inside <= 60

@@ -39,7 +39,7 @@ def test_groups_are_estimated_each_on_its_own(ours):
 @pytest.mark.parametrize("ours", ESTIMATORS)
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e8])
 def test_estimates_are_never_indefinite_and_keep_the_trace(ours, scale):
-    for seed in range(200):
+    for seed in range(60):
         x = scale * torch.randn(5, 4, generator=generator(seed), dtype=torch.float64)
         m = Moments.of(x, fourth=True)
         estimate = ours(m)

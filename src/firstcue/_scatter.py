@@ -20,6 +20,20 @@ SINGLE = (torch.float16, torch.bfloat16, torch.float32, torch.uint8, torch.int8,
 TINY = 1e-30
 
 
+class Buffers:
+    """Memory kept from chunk to chunk: touching fresh memory costs about as much as the sums."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, Tensor] = {}
+
+    def take(self, name: str, shape: tuple[int, int], like: Tensor) -> Tensor:
+        """Uninitialised `(rows, columns)` of the type and device of `like`."""
+        held = self._held.get(name)
+        if held is None or held.dtype != like.dtype or len(held) < shape[0]:
+            held = self._held[name] = torch.empty(shape, dtype=like.dtype, device=like.device)
+        return held[: shape[0]]
+
+
 def wide_products(x: Tensor, precision: str | None) -> bool:
     """Whether chunk products are taken in float64: for float64 and wide integer input, or when asked for.
 
@@ -32,7 +46,7 @@ def wide_products(x: Tensor, precision: str | None) -> bool:
 
 
 def accumulate(
-    x: Tensor, order: Tensor | None, weights: Tensor | None, scatter: Tensor, *, wide: bool
+    x: Tensor, order: Tensor | None, weights: Tensor | None, scatter: Tensor, buffers: Buffers, *, wide: bool
 ) -> tuple[float, Tensor]:
     """Write the scatter of the rows `x[order]` about their mean into the lower triangle of `scatter`.
 
@@ -41,6 +55,7 @@ def accumulate(
         order: Which rows, or None for all.
         weights: `(n,)`, positive at the rows in `order`, or None.
         scatter: `(d, d)` float64, of any content.
+        buffers: Shared by calls for rows of the same width.
         wide: Take the products in float64.
 
     Returns:
@@ -49,20 +64,22 @@ def accumulate(
     counts: list[float] = []
     means: list[Tensor] = []
     drifts: list[Tensor] = []
-    for rows, weight in chunks(x, order, weights):
+    for rows, weight in chunks(x, order, weights, buffers):
         count, mean = _mean(rows, weight)
-        lower, drift = _products(rows, weight, mean, wide)
+        lower, drift = _products(rows, weight, mean, wide, buffers)
         _add_lower(scatter, lower, first=not counts)
         counts.append(count)
         means.append(mean)
         drifts.append(drift)
-    count, mean = _join(counts, means, drifts, scatter)
+    count, mean = _join(counts, means, drifts, scatter, buffers)
     if not bool(torch.isfinite(mean).all() and torch.isfinite(scatter.diagonal()).all()):
         _refuse(x, weights)
     return count, mean
 
 
-def _join(counts: list[float], means: list[Tensor], drifts: list[Tensor], scatter: Tensor) -> tuple[float, Tensor]:
+def _join(
+    counts: list[float], means: list[Tensor], drifts: list[Tensor], scatter: Tensor, buffers: Buffers
+) -> tuple[float, Tensor]:
     """Carry the scatter of every chunk from the centre its products used to the mean of all rows."""
     if not means:
         scatter.zero_()
@@ -70,19 +87,19 @@ def _join(counts: list[float], means: list[Tensor], drifts: list[Tensor], scatte
     share = torch.tensor(counts, dtype=torch.float64, device=scatter.device)[:, None]
     drift = share.sqrt() * torch.stack(drifts)
     if bool((drift.square().sum(dim=0) > 1e-12 * scatter.diagonal()).any()):
-        _add_lower(scatter, -_gram(drift))
+        _add_lower(scatter, -_gram(drift, buffers))
     if len(means) == 1:
         return counts[0], means[0]
     centres = torch.stack(means)
     mean = (share * centres).sum(dim=0) / share.sum()
-    _add_lower(scatter, _gram(share.sqrt() * (centres - mean)))
+    _add_lower(scatter, _gram(share.sqrt() * (centres - mean), buffers))
     return float(share.sum()), mean
 
 
 def fourth_order(x: Tensor, order: Tensor | None, weights: Tensor | None, mean: Tensor) -> tuple[Tensor, Tensor]:
     """Sums over the rows `x[order]` of |y|^2 y, `(d,)`, and of |y|^4, where y is the row minus `mean`."""
     cubic, quartic = torch.zeros_like(mean), mean.new_zeros(())
-    for rows, weight in chunks(x, order, weights):
+    for rows, weight in chunks(x, order, weights, Buffers()):
         centred = rows.double() - mean
         square = centred.square().sum(dim=1)
         weighted = square if weight is None else square * weight
@@ -102,13 +119,19 @@ def symmetrise(lower: Tensor) -> Tensor:
     return lower
 
 
-def chunks(x: Tensor, order: Tensor | None, weights: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-    """Rows and their weights; memory holds one gathered chunk at a time."""
-    total = len(x) if order is None else len(order)
-    step = min(CHUNK_ROWS, max(256, (1 << 24) // x.shape[1]))
+def chunks(
+    x: Tensor, order: Tensor | None, weights: Tensor | None, buffers: Buffers
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Rows and their weights; memory holds one gathered chunk, overwritten by the next."""
+    total, d = len(x) if order is None else len(order), x.shape[1]
+    step = min(CHUNK_ROWS, max(256, (1 << 24) // d))
     for start in range(0, total, step):
-        pick = slice(start, start + step) if order is None else order[start : start + step]
-        yield x[pick], None if weights is None else weights[pick].double()
+        if order is None:
+            yield x[start : start + step], None if weights is None else weights[start : start + step]
+        else:
+            pick = order[start : start + step]
+            rows = torch.index_select(x, 0, pick, out=buffers.take("rows", (len(pick), d), x))
+            yield rows, None if weights is None else weights.index_select(0, pick)
 
 
 def _mean(rows: Tensor, weight: Tensor | None) -> tuple[float, Tensor]:
@@ -130,28 +153,31 @@ def _column_sums(rows: Tensor) -> Tensor:
     return rows.sum(dim=0, dtype=torch.float64)
 
 
-def _products(rows: Tensor, weight: Tensor | None, mean: Tensor, wide: bool) -> tuple[Tensor, Tensor]:
+def _products(rows: Tensor, weight: Tensor | None, mean: Tensor, wide: bool, buffers: Buffers) -> tuple[Tensor, Tensor]:
     """`(d, d)` whose lower triangle is the scatter about a centre near the mean, and the mean minus that centre."""
     if not wide:
         base = rows.float() if rows.dtype in SINGLE else rows.double()
         centre = mean.to(base.dtype)
-        centred = (base - centre).float()
-        lower = _gram(centred if weight is None else centred * weight.sqrt().float()[:, None])
+        centred = torch.sub(base, centre, out=buffers.take("centred", (len(rows), len(mean)), base)).float()
+        lower = _gram(centred if weight is None else centred * weight.sqrt().float()[:, None], buffers)
         if _reliable(lower, centred):
             return lower, mean - centre.double()
     centred = rows.double() - mean
-    return _gram(centred if weight is None else centred * weight.sqrt()[:, None]), torch.zeros_like(mean)
+    lower = _gram(centred if weight is None else centred * weight.sqrt()[:, None], buffers)
+    return lower, torch.zeros_like(mean)
 
 
-def _gram(y: Tensor) -> Tensor:
+def _gram(y: Tensor, buffers: Buffers) -> Tensor:
     """`y.T @ y`, at least its lower triangle; the symmetric BLAS product does half the work of a general one."""
     if y.device.type != "cpu":
         return y.mT @ y
     from scipy.linalg import blas
 
     update = blas.ssyrk if y.dtype == torch.float32 else blas.dsyrk
-    # BLAS is column-major: the transposed view costs no copy, and its upper triangle is our lower one
-    return torch.from_numpy(update(1.0, y.contiguous().numpy().T, lower=0).T)
+    out = buffers.take("product", (y.shape[1], y.shape[1]), y)
+    # BLAS is column-major: transposed views cost no copy, and the upper triangle of one is the lower of the other
+    update(1.0, y.contiguous().numpy().T, c=out.numpy().T, overwrite_c=1, lower=0)
+    return out
 
 
 def _reliable(lower: Tensor, centred: Tensor) -> bool:

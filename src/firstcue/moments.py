@@ -14,7 +14,7 @@ from torch import Tensor
 
 from firstcue._checks import encode_labels, require_rows
 from firstcue._rows import feature_rows, numbered_groups, row_weights
-from firstcue._scatter import accumulate, fourth_order, move_fourth, symmetrise, wide_products
+from firstcue._scatter import Buffers, accumulate, fourth_order, move_fourth, symmetrise, wide_products
 
 
 @dataclass(frozen=True)
@@ -222,11 +222,11 @@ def _of_ids(
     mean = torch.zeros(num_groups, x.shape[1], dtype=torch.float64, device=x.device)
     count, scatter = torch.zeros_like(mean[:, 0]), mean.new_empty(*mean.shape, x.shape[1])
     cubic, quartic = (torch.zeros_like(mean), torch.zeros_like(count)) if fourth else (None, None)
-    start = 0
+    start, buffers = 0, Buffers()
     for g, size in enumerate(sizes.tolist()):
         mine = order if order is None else order[start : start + size]
         start += size
-        count[g], mean[g] = accumulate(x, mine, weights, scatter[g], wide=wide)
+        count[g], mean[g] = accumulate(x, mine, weights, scatter[g], buffers, wide=wide)
         if cubic is not None and quartic is not None:
             cubic[g], quartic[g] = fourth_order(x, mine, weights, mean[g])
     return Moments(count, mean, symmetrise(scatter), sizes, None, cubic, quartic)
