@@ -18,8 +18,10 @@ def labelled(
     z[:k] = torch.arange(k)
     mix = torch.randn(k, d, d, generator=g, dtype=torch.float64) / d**0.5 + torch.eye(d, dtype=torch.float64)
     noise = torch.randn(n, d, generator=g, dtype=torch.float64)
-    centre = torch.randn(k, d, generator=g, dtype=torch.float64)
-    return (centre[z] + torch.einsum("ni,nij->nj", noise, mix[z])).to(dtype), z
+    x = torch.randn(k, d, generator=g, dtype=torch.float64)[z]
+    for c in range(k):
+        x[z == c] += noise[z == c] @ mix[c]
+    return x.to(dtype), z
 
 
 def hard() -> dict[str, tuple[Tensor, Tensor]]:

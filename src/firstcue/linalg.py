@@ -91,6 +91,23 @@ def factor_psd(covariance: Float[Tensor, "d d"], *, rows: int = 0, constant_belo
     return PsdFactor(scale, None, vectors[:, kept] / values[kept].sqrt(), cut)
 
 
+def factor_rows(centred: Float[Tensor, "n d"], *, constant_below: Tensor | float = 0.0) -> PsdFactor:
+    """Factorise the covariance `centred.T @ centred / n` through the n x n products of rows: for fewer rows than features.
+
+    Args:
+        centred: Rows minus their mean, float64.
+        constant_below: As for `factor_psd`.
+    """
+    n, d = centred.shape
+    variance = centred.square().mean(dim=0)
+    scale = torch.where(variance > constant_below, variance.sqrt(), torch.inf)
+    standard = centred / (scale * n**0.5)
+    values, vectors = torch.linalg.eigh(standard @ standard.mT)
+    cut = max(n, d) * EPS * float(values[-1])
+    kept = values > cut
+    return PsdFactor(scale, None, standard.mT @ (vectors[:, kept] / values[kept]), cut)
+
+
 def equilibrate(covariance: Float[Tensor, "d d"], constant_below: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
     """The matrix with each feature scaled to unit variance, and the scales.
 
