@@ -49,13 +49,17 @@ class Barycenter:
             ValueError: If a matrix is singular where another has variance: no linear map exists then.
         """
         square = self.aligned.shape[-1] == self.aligned.shape[-2]
-        inverses = torch.linalg.inv_ex(self.aligned).inverse if square else torch.linalg.pinv(self.aligned)
-        if not bool(torch.isfinite(inverses).all()):
+        if square:
+            goal = self.factor.expand_as(self.aligned)
+            maps = torch.linalg.solve_ex(self.aligned, goal, left=False).result
+        else:
+            maps = self.factor @ torch.linalg.pinv(self.aligned)
+        if not bool(torch.isfinite(maps).all()):
             raise ValueError(
                 "a matrix is singular where others have variance, so no linear map takes it to the barycentre. "
                 "Shrink it towards a multiple of the identity first."
             )
-        return self.factor @ inverses
+        return maps
 
 
 def bures_squared(a: Tensor, b: Tensor) -> float:
@@ -171,21 +175,38 @@ def barycenter(
 
 def _within_range(matrices: Tensor, shares: Tensor, tolerance: float, max_iterations: int) -> Barycenter:
     """Leave out the directions in which no matrix has variance; Bures geometry does not see them."""
-    mean = torch.einsum("k,kij->ij", shares, matrices)
-    basis = range_basis(mean)
-    if basis.shape[1] == len(mean):
-        return _solve(matrices, shares, some_root(mean), tolerance, max_iterations)
-    start = some_root(basis.mT @ mean @ basis)
-    inner = _solve(basis.mT @ matrices @ basis, shares, start, tolerance, max_iterations)
+    basis = range_basis(torch.einsum("k,kij->ij", shares, matrices))
+    if basis.shape[0] == basis.shape[1]:
+        return full_rank_barycenter(matrices, shares, tolerance=tolerance, max_iterations=max_iterations)
+    inner = full_rank_barycenter(
+        basis.mT @ matrices @ basis, shares, tolerance=tolerance, max_iterations=max_iterations
+    )
     matrix, factor, aligned = basis @ inner.matrix @ basis.mT, basis @ inner.factor, basis @ inner.aligned
     return replace(inner, matrix=matrix, factor=factor, aligned=aligned)
 
 
-def _solve(matrices: Tensor, shares: Tensor, start: Tensor, tolerance: float, max_iterations: int) -> Barycenter:
-    if len(start) == 0:
-        return Barycenter(start, 0.0, 0, True, 0.0, start, matrices)
+def full_rank_barycenter(matrices: Tensor, shares: Tensor, *, tolerance: float, max_iterations: int) -> Barycenter:
+    """As `barycenter`, for float64 matrices known to be covariances whose mean has full rank, and shares that sum to one.
+
+    Features of very different size are sorted: singular vectors of a graded matrix are exact only in descending order.
+    """
+    mean = torch.einsum("k,kij->ij", shares, matrices)
+    variance = mean.diagonal()
+    if len(mean) == 0 or float(variance.max()) <= 1e6 * float(variance.min()):
+        return _solve(matrices, shares, mean, tolerance, max_iterations)
+    order = variance.argsort(descending=True)
+    back = order.argsort()
+    sorted_ones = matrices[:, order[:, None], order]
+    found = _solve(sorted_ones, shares, mean[order[:, None], order], tolerance, max_iterations)
+    matrix, factor, aligned = found.matrix[back[:, None], back], found.factor[back], found.aligned[:, back]
+    return replace(found, matrix=matrix, factor=factor, aligned=aligned)
+
+
+def _solve(matrices: Tensor, shares: Tensor, mean: Tensor, tolerance: float, max_iterations: int) -> Barycenter:
+    if len(mean) == 0:
+        return Barycenter(mean, 0.0, 0, True, 0.0, mean, matrices)
     few = len(matrices) <= 2
-    found = midpoint(matrices, shares) if few else iterate(matrices, shares, start, tolerance, max_iterations)
+    found = midpoint(matrices, shares) if few else iterate(matrices, shares, some_root(mean), tolerance, max_iterations)
     matrix = found.factor @ found.factor.mT
     spread = torch.einsum("k,kii->", shares, matrices) + matrix.trace()
     overlap = torch.einsum("k,kij,ij->", shares, found.aligned, found.factor)  # tr (S^1/2 S_c S^1/2)^1/2, averaged
