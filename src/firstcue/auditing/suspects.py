@@ -2,7 +2,6 @@
 
 from torch import Tensor
 
-from firstcue.auditing.inferred import infer_clusters
 from firstcue.auditing.subject import Subject
 from firstcue.batch import Batch
 from firstcue.finding import Finding
@@ -25,6 +24,8 @@ def inferred_findings(held: Batch, subject: Subject, early: Tensor | None, seed:
     representation = early if early is not None else subject.features
     if representation is None:
         return []
+    from firstcue.auditing.inferred import infer_clusters
+
     where = "the outputs of an early checkpoint" if early is not None else "the penultimate activations"
     found = infer_clusters(representation, subject.decisions == held.y, held.y, seed=seed)
     suspicious = found.p_value < SIGNIFICANT
