@@ -177,17 +177,31 @@ def form_of(finding: Finding) -> Callable[..., str]:
 def details(finding: Finding) -> list[tuple[str, str]]:
     """The further numbers of a finding: a number with its interval on one line, what was not measured left out."""
     charted = GAPS if gaps(finding) else {}
-    given = {k: v for k, v in finding.details.items() if v is not None}
+    given = {
+        k: v
+        for k, v in finding.details.items()
+        if v is not None and k.removesuffix(_LOW).removesuffix(_HIGH) not in charted
+    }
+    bounds = {k.removesuffix(_LOW) for k in given if k.endswith(_LOW)} & {
+        k.removesuffix(_HIGH) for k in given if k.endswith(_HIGH)
+    }
     said = []
-    for key, value in ((k, v) for k, v in given.items() if k not in charted):
-        low, high = given.get(f"{key}_ci_low"), given.get(f"{key}_ci_high")
-        if key.removesuffix("_ci_low").removesuffix("_ci_high") in given and key.endswith(("_ci_low", "_ci_high")):
-            continue
-        interval = "" if low is None or high is None else f" ({words.number(low)} to {words.number(high)})"
-        said.append((words.shorten(key.replace("_", " "), 60), words.number(value) + interval))
-    return said
+    for key, value in given.items():
+        # "information_bits" has its interval in "information_ci_low" and "information_ci_high"
+        stem = key if key in bounds else key.rpartition("_")[0]
+        if stem in bounds and key not in (stem + _LOW, stem + _HIGH):
+            said.append(
+                (
+                    key,
+                    f"{words.number(value)} ({words.number(given[stem + _LOW])} to {words.number(given[stem + _HIGH])})",
+                )
+            )
+        elif not (key.endswith((_LOW, _HIGH)) and any(key.startswith(stem) for stem in bounds)):
+            said.append((key, words.number(value)))
+    return [(words.shorten(key.replace("_", " "), 60), text) for key, text in said]
 
 
+_LOW, _HIGH = "_ci_low", "_ci_high"
 GAPS = {
     "gap": "as it is",
     "gap_after_erasure": "with the cue erased",
@@ -243,7 +257,8 @@ def _environment() -> Any:
         finalize=_keep_together,
     )
     made.filters.update(
-        short=words.shorten, percent=words.percent, points=words.points, number=words.number, seconds=words.seconds,
+        short=words.shorten,
+        prose=words.prose, percent=words.percent, points=words.points, number=words.number, seconds=words.seconds,
         step=words.step, between=_between, accuracy=words.accuracy, group_name=words.group_name, is_link=_is_link, unchanged=words.is_unchanged, guilty=words.guilty, verdict_light=lambda verdict: words.LIGHT[verdict].lower(),
         said=words.status, light=words.light,
     )  # fmt: skip

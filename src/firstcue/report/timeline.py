@@ -9,6 +9,8 @@ from firstcue.report.figures import Scale, scale_of
 from firstcue.report.words import percent, shorten
 
 MOST_CURVES = 6
+SLACK = 0.05
+"""Values this little below 0 do not lengthen the axis; they are drawn on it."""
 PLAIN = ("core", "worst", "overall")
 """Curves with a colour of their own; every other one is a cue."""
 LENSES = {
@@ -75,7 +77,8 @@ def _panel(
     lens: str, curves: dict[str, list[Moment]], styles: dict[str, str], order: Sequence[Order], last: int
 ) -> Panel:
     shown = sorted(curves, key=lambda s: list(styles).index(s))[:MOST_CURVES]
-    values = [v for s in shown for m in curves[s] for v in (m.value, m.ci_low, m.ci_high)]
+    values = [v for s in shown for m in curves[s] for v in (m.value, m.ci_low, m.ci_high) if v is not None]
+    values = [v for v in values if not -SLACK < v < 0]
     axis = scale_of(values, high=1.0, step=0.25)
     ends = _spread([_y(_last_value(curves[s]), axis) for s in shown])
     drawn = [

@@ -1,5 +1,6 @@
 """How the report writes numbers, labels and verdicts, the same in every format."""
 
+import re
 import unicodedata
 from functools import cache
 
@@ -63,6 +64,16 @@ def shorten(label: object, limit: int = 60) -> str:
         return text
     half = (limit - 1) // 2
     return f"{text[: limit - 1 - half].rstrip()}…{text[len(text) - half :].lstrip()}"
+
+
+def prose(text: str, limit: int = 600) -> str:
+    """A sentence as it was written, with percentages set as everywhere else.
+
+    Example:
+        >>> prose("right 15% of the time")
+        'right 15 % of the time'
+    """
+    return re.sub(r"(?<=\d)%", " %", shorten(text, limit))
 
 
 @cache
@@ -225,7 +236,7 @@ def headline(report: Report) -> str:
 def lead(report: Report) -> str:
     """The verdict as plain sentences for a reader who does not know the method."""
     if report.summary_line:
-        return shorten(report.summary_line, 600)
+        return prose(report.summary_line)
     return " ".join(filter(None, [_reason(report), _service(report.groups, cue_of(report)), _way_out(report)]))
 
 
@@ -241,7 +252,7 @@ def _reason(report: Report) -> str:
     relied = [f for f in report.findings if f.status == "relies"]
     if relied:
         first = min(relied, key=lambda f: f.id)
-        return shorten(first.meaning, 300)
+        return prose(first.meaning, 300)
     if report.verdict == "no shortcut found":
         clear = [f for f in report.findings if f.status == "no shortcut found" and f.kind != "decodability"]
         cues = list(dict.fromkeys(f.cue for f in clear))
@@ -250,7 +261,7 @@ def _reason(report: Report) -> str:
         tested = ", ".join(shorten(c, 40) for c in cues[:3])
         return f"The model does not lean on {tested}{' or the others tested' if len(cues) > 3 else ''}."
     unsure = [f for f in report.findings if f.status in ("inconclusive", "not identifiable")]
-    return shorten(unsure[0].meaning, 300) if unsure else "Too little was measured for a verdict."
+    return prose(unsure[0].meaning, 300) if unsure else "Too little was measured for a verdict."
 
 
 def _service(groups: Groups, cue: str) -> str:
