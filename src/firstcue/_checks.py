@@ -40,8 +40,8 @@ def require_finite(x: Tensor, name: str = "x") -> None:
     """Refuse NaN and infinity, naming how many rows hold them and the first."""
     if not x.dtype.is_floating_point or len(x) == 0:
         return
-    # a sum is finite only if every term is; it may also overflow, so only then look closer
-    if bool(torch.isfinite(x.sum(dtype=torch.float64))):
+    # the sum of a part is finite only if every term is; it may also overflow, so only then look closer
+    if all(bool(torch.isfinite(part.float().sum() if part.element_size() < 4 else part.sum())) for part in x.split(4096)):
         return
     bad = ~torch.isfinite(x).flatten(start_dim=1).all(dim=1) if x.ndim > 1 else ~torch.isfinite(x)
     if not bool(bad.any()):
@@ -86,7 +86,9 @@ def encode_labels(labels: Any, name: str = "y") -> tuple[Tensor, tuple[str, ...]
     if array.ndim == 2:
         return _one_hot_ids(array, name, device)
     if array.ndim != 1:
-        raise ValueError(f"`{name}` has shape {tuple(array.shape)}; one label per row is needed: (n,) or one-hot (n, k).")
+        raise ValueError(
+            f"`{name}` has shape {tuple(array.shape)}; one label per row is needed: (n,) or one-hot (n, k)."
+        )
     _refuse_targets(array, name)
     if array.dtype.kind == "O":
         array = array.astype(str)

@@ -55,7 +55,9 @@ class Batch:
     """Name of the attribute."""
 
     @classmethod
-    def of(cls, x: Any, y: Any, attribute: Any = None, *, cue: str = "attribute", edit: Edit | None = None, **columns: Any) -> "Batch":
+    def of(
+        cls, x: Any, y: Any, attribute: Any = None, *, cue: str = "attribute", edit: Edit | None = None, **columns: Any
+    ) -> "Batch":
         """A batch from arrays; labels of any kind are encoded as ids and their names kept.
 
         Raises:
@@ -161,9 +163,15 @@ def concatenate(parts: Iterable[Batch]) -> Batch:
         values = [getattr(b, name) for b in batches]
         return None if any(v is None for v in values) else torch.cat(values)
 
-    columns = {c: np.concatenate([np.asarray(b.columns[c]) for b in batches]) for c in first.columns if all(c in b.columns for b in batches)}
+    columns = {
+        c: np.concatenate([np.asarray(b.columns[c]) for b in batches])
+        for c in first.columns
+        if all(c in b.columns for b in batches)
+    }
     x, y = torch.cat([b.x for b in batches]), torch.cat([b.y for b in batches])
-    return replace(first, x=x, y=y, group=join("group"), attribute=join("attribute"), index=join("index"), columns=columns)
+    return replace(
+        first, x=x, y=y, group=join("group"), attribute=join("attribute"), index=join("index"), columns=columns
+    )
 
 
 def as_batch(data: Any, attribute: Any = None, *, name: str = "data") -> Batch:
@@ -180,7 +188,12 @@ def as_batch(data: Any, attribute: Any = None, *, name: str = "data") -> Batch:
     batch = _read_batch(data, name)
     if attribute is None:
         return batch
-    if isinstance(attribute, str) and batch.attribute is not None and attribute not in batch.columns and not batch.columns:
+    if (
+        isinstance(attribute, str)
+        and batch.attribute is not None
+        and attribute not in batch.columns
+        and not batch.columns
+    ):
         return replace(batch, cue=attribute)
     return batch.with_attribute(attribute)
 
@@ -191,9 +204,15 @@ def _read_batch(data: Any, name: str) -> Batch:
     if isinstance(data, Mapping):
         missing = [key for key in ("x", "y") if key not in data]
         if missing:
-            raise ValueError(f"`{name}` is a mapping without {missing}; keys found: {sorted(data)}. Needed: x, y and any columns.")
+            raise ValueError(
+                f"`{name}` is a mapping without {missing}; keys found: {sorted(data)}. Needed: x, y and any columns."
+            )
         return Batch.of(data["x"], data["y"], **{k: v for k, v in data.items() if k not in ("x", "y")})
-    if isinstance(data, tuple | list) and len(data) in (2, 3) and not isinstance(data[0], tuple | list | Batch | Mapping):
+    if (
+        isinstance(data, tuple | list)
+        and len(data) in (2, 3)
+        and not isinstance(data[0], tuple | list | Batch | Mapping)
+    ):
         return Batch.of(*data)
     if isinstance(data, Iterable) and not isinstance(data, str | bytes):
         return _joined(list(data), name)
@@ -216,7 +235,9 @@ def _joined(parts: list[Any], name: str) -> Batch:
     sizes = {len(p) for p in parts if isinstance(p, tuple | list)}
     if len(sizes) != 1 or sizes - {2, 3} or not all(isinstance(p, tuple | list) for p in parts):
         found = sorted({type(p).__name__ if not isinstance(p, tuple | list) else f"{len(p)}-tuple" for p in parts})
-        raise ValueError(f"`{name}` yields {', '.join(found)}; every item has to be (x, y), (x, y, attribute) or a Batch.")
+        raise ValueError(
+            f"`{name}` yields {', '.join(found)}; every item has to be (x, y), (x, y, attribute) or a Batch."
+        )
     single = np.ndim(parts[0][1]) == 0  # a data set of examples rather than a loader of batches
     return Batch.of(*(_stack([p[i] for p in parts], single) for i in range(sizes.pop())))
 
