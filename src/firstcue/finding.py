@@ -160,7 +160,13 @@ class Environment(Value):
 
 
 class Report(Value):
-    """The whole answer about one model; `to_json` has a published schema (`firstcue schema report`)."""
+    """The whole answer about one model; `to_json` has a published schema (`firstcue schema report`).
+
+    Example:
+        >>> report = Report(verdict="no shortcut found")
+        >>> report.passed(), Report.model_validate_json(report.to_json()) == report
+        (True, True)
+    """
 
     version: str = "1"
     title: str = "Audit"
