@@ -315,8 +315,8 @@ def _whitened(x: Tensor, fit: Tensor, most: int) -> tuple[Tensor, str]:
     m = Moments.of(x, weights=fit)
     value, vector, kept = eigh_psd(m.covariance, rows=int(m.rows))
     value, vector = value[kept][-most:], vector[:, kept][:, -most:]
-    projection = (vector / value.sqrt()).to(torch.float64)
-    reduced = torch.cat([((part.double() - m.mean) @ projection).float() for part in x.split(_CHUNK)])
+    projection, centre = (vector / value.sqrt()).float(), m.mean.to(x.dtype if x.is_floating_point() else torch.float64)
+    reduced = torch.cat([(part - centre).float() @ projection for part in x.split(_CHUNK)])
     return reduced, f"{most} of {x.shape[1]} principal directions" if int(kept.sum()) > most else ""
 
 
