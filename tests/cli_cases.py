@@ -109,6 +109,7 @@ def make_world(folder: Path) -> Path:
     np.save(folder / "X.npy", train["x"])
     np.save(folder / "Y.npy", train["y"])
     np.save(folder / "cue.npy", train["cue"])
+    np.save(folder / "noise.npy", train["noise"])
     np.save(folder / "short.npy", train["cue"][:10])
     with torch.no_grad():
         for name, part in (("F", train), ("G", held)):

@@ -100,9 +100,21 @@ def test_several_attributes_are_judged_each(here, capsys):
     assert judged == {"cue": "relies", "noise": "no shortcut found"}
 
 
-@pytest.mark.parametrize("json_too", [[], ["--json"]])
+@pytest.fixture
+def told(audited, monkeypatch):
+    """Every audit answers with the report of the shared one, its verdict changed as asked."""
+
+    def answer(**changes):
+        report = fc.Report.load(audited[1] / "report.json").model_copy(update=changes)
+        monkeypatch.setattr(fc, "audit", lambda *_, **__: report)
+
+    return answer
+
+
+@pytest.mark.parametrize("json_too", [[], ["--json"]], ids=["text", "json"])
 @pytest.mark.parametrize(("gate", "code"), [("strict.toml", 1), ("lax.toml", 0)])
-def test_a_gate_decides_the_exit_code(here, capsys, gate, code, json_too):
+def test_a_gate_decides_the_exit_code(here, told, capsys, gate, code, json_too):
+    told()
     found, out, err = run([*AUDIT, "--gate", gate, *json_too], capsys)
     assert found == code
     assert ("below min_worst_group = 0.99" in err) == (code == 1)
@@ -112,11 +124,15 @@ def test_a_gate_decides_the_exit_code(here, capsys, gate, code, json_too):
         assert out.endswith("Gate: failed.\n" if code else "Gate: passed.\n")
 
 
-@pytest.mark.parametrize("json_too", [[], ["--json"]])
+@pytest.mark.parametrize("json_too", [[], ["--json"]], ids=["text", "json"])
 @pytest.mark.parametrize(("gate", "code"), [([], 5), (["--gate", "strict.toml"], 1), (["--gate", "lax.toml"], 0)])
-def test_too_few_rows_are_inconclusive(here, capsys, gate, code, json_too):
-    words = ["audit", *MODEL, "--attribute", "cue", "--held-out", "few.npz", *gate, *json_too]
-    assert run(words, capsys)[0] == code
+def test_an_inconclusive_verdict_has_its_own_exit_code(here, told, capsys, gate, code, json_too):
+    told(verdict="inconclusive")
+    assert run([*AUDIT, *gate, *json_too], capsys)[0] == code
+
+
+def test_too_few_rows_are_inconclusive(here, capsys):
+    assert run(["audit", *MODEL, "--attribute", "cue", "--held-out", "few.npz"], capsys)[0] == 5
 
 
 def test_options_that_work_everywhere_may_stand_before_the_command(here, capsys, monkeypatch):
@@ -143,18 +159,8 @@ def test_embeddings_with_linear_outputs_are_judged(here, capsys):
 
 
 def test_held_out_embeddings_bring_their_own_outputs(here, capsys):
-    words = [
-        *ARRAYS,
-        "--attribute",
-        "cue.npy",
-        "--outputs",
-        "F.npy",
-        "--held-out",
-        "held.npz",
-        "--held-out-outputs",
-        "G.npy",
-    ]
-    code, out, err = run([*words, "--json"], capsys)
+    held_out = ["--outputs", "F.npy", "--held-out", "held.npz", "--held-out-outputs", "G.npy"]
+    code, out, err = run([*ARRAYS, "--attribute", "noise.npy", *held_out, "--json"], capsys)
     assert code in (0, 5), err
     assert only_object(out)["groups"]["overall"]["n"] == 500
 
@@ -205,7 +211,7 @@ UNUSABLE = {
     "weights of another model": (["audit", "cli_models:HasNoHead", *MODEL[1:]], "does not fit the model"),
     "a model that raises": (["audit", "cli_models:Stumbles", "train.npz"], "shapes do not agree"),
     "a model that returns a dict": (["audit", "cli_models:ReturnsDict", "train.npz"], "dict"),
-    "a model without a linear head": (["audit", "cli_models:HasNoHead", "train.npz"], "head"),
+    "a model without a linear head": (["audit", "cli_models:HasNoHead", "train.npz"], "no linear layer"),
     "a model that yields NaN": (["audit", "cli_models:YieldsNan", "train.npz"], "NaN"),
     "a loader that yields nothing": (["audit", "cli_models:good", "cli_models:nothing"], "yields nothing"),
     "an attribute of another length": ([*ARRAYS, "--attribute", "short.npy"], "10"),
