@@ -75,9 +75,11 @@ def _repair(remedies: Sequence[Remedy]) -> str:
     if best is None or best.worst_group is None:
         return ""
     left = (
-        "" if best.relies is None or best.relies.value is None else f" and {best.relies.value:.2f} of reliance is left"
+        ""
+        if best.relies is None or best.relies.value is None
+        else f" and {100 * best.relies.value:.0f} points of accuracy still hang on the cue"
     )
-    return f" Repaired by {best.name}, its worst group reaches {best.worst_group:.0%}{left}."
+    return f" After the repair “{best.name}” its worst group reaches {best.worst_group:.0%}{left}."
 
 
 def versions() -> dict[str, str]:

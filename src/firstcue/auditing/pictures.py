@@ -1,9 +1,5 @@
 """What the rows look like: one image per group, and the same images with the cue set otherwise."""
 
-import base64
-import io
-
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,36 +31,24 @@ def pictures(held: Batch, decisions: Tensor, seed: int) -> tuple[Picture, ...]:
 
 
 def _group(held: Batch, rows: Tensor, g: int, decisions: Tensor, members: Tensor) -> Picture:
+    from firstcue.report.figures import picture
+
+    low, high = float(held.x[members].min()), float(held.x[members].max())
     y, a = divmod(g, held.num_values)
     name = held.classes[y] + (f", {held.cue} {held.values[a]}" if held.attribute is not None else "")
     right = int((decisions[members] == held.y[members]).sum())
-    strips = [held.x[rows]]
-    caption = f"{right} of {len(members)} right."
+    images, caption = list(held.x[rows]), f"{right} of {len(members)} right."
+    alt = f"{len(rows)} example inputs of the group {name}"
     if held.edit is not None:
         other = (a + 1) % held.num_values
-        strips.append(held.edit(held.x[rows].clone(), other))
+        images += list(held.edit(held.x[rows].clone(), other))
         caption += f" Below: the same rows with {held.cue} set to {held.values[other]}, as the reliance test sees them."
-    alt = f"{len(rows)} example inputs of the group {name}" + (
-        ", and below them the same with the cue edited" if len(strips) > 1 else ""
-    )
-    return Picture(title=name, caption=caption, alt=alt, png=_png(strips))
+        alt += ", and below them the same with the cue edited"
+    return picture([_shown(image, low, high) for image in images], name, caption, alt, columns=PER_GROUP)
 
 
-def _png(strips: list[Tensor]) -> str:
-    from PIL import Image
-
-    low, high = min(float(s.min()) for s in strips), max(float(s.max()) for s in strips)
-    rows = [
-        torch.cat(
-            list(torch.nn.functional.pad((s.float() - low) / max(high - low, 1e-12), (1, 1, 1, 1), value=1.0)), dim=2
-        )
-        for s in strips
-    ]
-    grid = torch.cat(rows, dim=1).permute(1, 2, 0).mul(255).round().clamp(0, 255).byte().cpu().numpy()
-    image = Image.fromarray(np.ascontiguousarray(grid[..., 0] if grid.shape[2] == 1 else grid))
-    scale = max(1, _HEIGHT * len(strips) // image.height)
-    out = io.BytesIO()
-    image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST).save(
-        out, format="PNG", optimize=True
-    )
-    return base64.b64encode(out.getvalue()).decode("ascii")
+def _shown(image: Tensor, low: float, high: float) -> Tensor:
+    """Values in [0, 1], each pixel repeated so that small images stay sharp."""
+    scale = max(1, _HEIGHT // image.shape[1])
+    unit = ((image.float() - low) / max(high - low, 1e-12)).clamp(0, 1)
+    return unit.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)

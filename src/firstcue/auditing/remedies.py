@@ -296,6 +296,7 @@ def _row(t: Tried, selected: bool) -> Remedy:
         group_average=t.promise.group_average,
         n=t.promise.overall.n,
         relies=t.relies,
+        unchanged=t.method.fit is keep,
         needs_group_labels=t.method.needs_group_labels,
         seconds=t.seconds,
         selected=selected,

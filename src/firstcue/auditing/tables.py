@@ -32,6 +32,7 @@ def groups(metrics: GroupMetrics, batch: Batch, split: str) -> Groups:
         train_weighted=metrics.train_weighted,
         too_small=tuple(int(g) for g in metrics.too_small),
         split=split,
+        cue=batch.cue if batch.attribute is not None else "",
     )
 
 

@@ -75,6 +75,7 @@ def _facts(report: Report) -> dict[str, Any]:
         "order_sentence": order_sentence(report),
         "measures": [m for name in MEASURES if (m := _measure(name, getattr(report, name)))],
         "remedy_reference": reference,
+        "repairs_leave": any(r.relies is not None for r in report.remedies),
         "remedy_strips": [strip(r.worst_group, r.ci_low, r.ci_high, reference) for r in report.remedies],
         "worsened": [_worsened(r, report) for r in report.remedies],
         "findings": judged(report),

@@ -135,6 +135,7 @@ def _remedies(report: Report) -> Any:
         "Repair",
         "Worst group",
         "All rows",
+        "Still hangs on cue",
         "Group labels",
         "Time",
         "",
@@ -142,7 +143,7 @@ def _remedies(report: Report) -> Any:
     for remedy in report.remedies:
         _add(
             table, words.shorten(remedy.name, 30), words.measured(remedy.worst_group, remedy.ci_low, remedy.ci_high),
-            words.percent(remedy.overall), _labels(remedy), words.seconds(remedy.seconds),
+            words.percent(remedy.overall), words.interval(remedy.relies, "points"), _labels(remedy), words.seconds(remedy.seconds),
             "chosen" if remedy.selected else "", style="green" if remedy.selected else "",
         )  # fmt: skip
     return table
