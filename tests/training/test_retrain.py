@@ -14,7 +14,7 @@ from torch.testing import assert_close
 
 from firstcue.batch import Batch, balanced_rows
 from firstcue.forward import seeded
-from firstcue.layers import features_and_outputs, find_head, predict
+from firstcue.layers import features_and_outputs, find_head, predict, with_head
 from firstcue.training.balance import halves, worst_accuracy
 from firstcue.training.logistic import Readout, Space, fit_readout
 from firstcue.training.loop import minibatches, train
@@ -224,13 +224,14 @@ def test_the_order_of_rows_and_the_names_of_groups_do_not_matter(method):
 def test_no_method_warns_or_touches_the_random_state_and_the_seed_decides(method, make):
     x, y, group = make()
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    threads = torch.get_num_threads()
 
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fits = [retrain_head(x, y, group, method=method, train=(x, y, group), seed=s) for s in (0, 0)]
 
     assert_close(fits[0].weight, fits[1].weight, rtol=0, atol=0)
-    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert torch.equal(torch.get_rng_state(), torch_state) and torch.get_num_threads() == threads
     assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
 
 
@@ -320,7 +321,7 @@ def test_features_of_any_type_give_the_same_head(convert):
 def test_l2_takes_over_where_l1_is_too_much_work(monkeypatch):
     from firstcue.training import methods
 
-    x, y, group = many_classes(d=160)
+    x, y, group = many_classes(n=200, d=160)
     small = retrain_head(x, y, group, method="class-balanced")
     monkeypatch.setattr(methods, "MOST_WORK", 1)
     large = retrain_head(x, y, group, method="class-balanced")
@@ -342,6 +343,17 @@ def learned_in_order(sizes, seed):
     return x, y, group
 
 
+def test_many_rows_are_sampled_and_the_note_says_so(monkeypatch):
+    from firstcue.training import methods
+
+    x, y, group = planted(sizes=(100, 60, 60, 100))
+    monkeypatch.setattr(methods, "MOST_ROWS", 80)
+
+    fit = retrain_head(x, y, group)
+
+    assert fit.rows_per_group == 20 and "each fit to a sample of 20 rows per group, of 60" in fit.note
+
+
 def early_and_final(seed=1):
     x, y, _ = learned_in_order((990, 10, 10, 990), seed)
     with seeded(seed):
@@ -358,7 +370,7 @@ def test_self_mends_the_worst_group_with_a_handful_of_labels_and_no_groups():
     fresh, fresh_y, fresh_group = learned_in_order((500,) * 4, 12)
 
     head, fit = fit_head(model, (x, y), "self", early=early)
-    repaired = retrain_last_layer(model, (x, y), "self", early=early)
+    repaired = with_head(model, head.name, fit.weight, fit.bias)
     selected = select(predict(early, x), predict(model, x), y, 2)
 
     def score(net):

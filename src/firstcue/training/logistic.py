@@ -85,23 +85,22 @@ def fit_readout(
         seed: Of the order in which solvers visit rows or features.
         max_iter: Of the solver.
         weights: `(n,)`, of mean one.
-        start: Where saga begins, from a similar problem; it saves most of its iterations.
+        start: Solution of a similar problem, where saga and lbfgs begin; it saves iterations.
     """
     from sklearn.linear_model import LogisticRegression
 
     centre = x.mean(axis=0)
     share: dict[str, Any] = {"C": inverse_strength, "l1_ratio": 1.0 if penalty == "l1" else 0.0, "random_state": seed}
     if penalty == "l2":
-        model = LogisticRegression(solver="lbfgs", max_iter=max_iter or 1000, **share)
+        model = LogisticRegression(solver="lbfgs", max_iter=max_iter or 1000, warm_start=True, **share)
     elif num_classes == 2:
         model = LogisticRegression(
             solver="liblinear", intercept_scaling=_INTERCEPT_SCALE, max_iter=max_iter or 1000, **share
         )
     else:
         model = LogisticRegression(solver="saga", tol=1e-3, max_iter=max_iter or 1000, warm_start=True, **share)
-        if start is not None:
-            model.coef_, model.intercept_ = start.weight.copy(), start.bias + start.weight @ centre
-            model.classes_ = np.arange(num_classes)
+    if start is not None and model.warm_start:
+        _begin_at(model, start, centre, num_classes)
     converged = _fit_quietly(model, x - centre, y, weights)
     weight, bias = model.coef_, model.intercept_
     if num_classes == 2:
@@ -113,6 +112,13 @@ def average(readouts: list[Readout]) -> Readout:
     """The mean read-out: a mean of affine maps is their mean decision."""
     weight = np.mean([r.weight for r in readouts], axis=0)
     return Readout(weight, np.mean([r.bias for r in readouts], axis=0), all(r.converged for r in readouts))
+
+
+def _begin_at(model: Any, start: Readout, centre: np.ndarray, num_classes: int) -> None:
+    weight, bias = start.weight, start.bias + start.weight @ centre
+    if num_classes == 2:
+        weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+    model.coef_, model.intercept_, model.classes_ = weight.copy(), bias.copy(), np.arange(num_classes)
 
 
 def _fit_quietly(model: Any, x: np.ndarray, y: np.ndarray, weights: np.ndarray | None) -> bool:

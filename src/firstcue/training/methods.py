@@ -19,7 +19,10 @@ GRID = (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01)
 MOST_DIRECTIONS = 128
 """Principal directions kept for l1 with more than two classes."""
 
-MOST_WORK = 4_000_000
+MOST_ROWS = 4_000
+"""Rows of one fit; where balanced rows are more, each of the averaged fits takes another sample of them."""
+
+MOST_WORK = 200_000
 """Rows x directions x classes of one fit up to which l1 is used with more than two classes; beyond it l2 is."""
 
 
@@ -63,7 +66,7 @@ def _balanced(task: Task, cells: Cells) -> Fitted:
     """Choose the strength on halves of the held-out rows, then average 20 fits to balanced subsets of all of them."""
     generator = torch.Generator().manual_seed(task.seed)
     score, fit = halves(cells.held, generator)
-    subset = fit[balanced_rows(cells.held[fit], generator)]
+    subset = fit[_draw(cells.held[fit], generator)]
     scale = (task.held if task.train is None else task.train).x
 
     def attempt(penalty: Penalty) -> tuple[float, Readout]:
@@ -83,7 +86,7 @@ def _dfr_train(task: Task) -> Fitted:
     ids = cells.train
     assert ids is not None
     generator = torch.Generator().manual_seed(task.seed)
-    subset, everything = balanced_rows(ids, generator), torch.arange(len(task.held))
+    subset, everything = _draw(ids, generator), torch.arange(len(task.held))
 
     def attempt(penalty: Penalty) -> tuple[float, Readout]:
         chosen = _tune(task, known, subset, known.x, everything, cells.held, penalty, max_iter=20)
@@ -101,7 +104,7 @@ def _with_penalty(
     notes: tuple[str, ...],
 ) -> Fitted:
     """Fit with l1; with several classes go over to l2 where l1 is too much work or does not converge."""
-    size = int(torch.bincount(ids)[ids.unique()].min())
+    size = len(_draw(ids, torch.Generator())) // len(ids.unique())
     directions = min(task.held.x.shape[1], MOST_DIRECTIONS)
     penalty: Penalty = "l1"
     if task.num_classes > 2 and size * len(ids.unique()) * directions * task.num_classes > MOST_WORK:
@@ -114,9 +117,17 @@ def _with_penalty(
         notes = (*notes, f"l1 on {MOST_DIRECTIONS} principal directions")
     if not readout.converged:
         notes = (*notes, "a solver stopped before it converged")
+    smallest = int(torch.bincount(ids)[ids.unique()].min())
+    if size < smallest:
+        notes = (*notes, f"each fit to a sample of {size} rows per {cells.kind}, of {smallest}")
     if size < 10:
         notes = (*notes, f"only {size} rows per {cells.kind} in each fit")
     return Fitted(readout, penalty, chosen, cells, ids, size, fits, notes)
+
+
+def _draw(ids: Tensor, generator: torch.Generator) -> Tensor:
+    """Balanced rows, at most `MOST_ROWS`."""
+    return balanced_rows(ids, generator, max(1, MOST_ROWS // len(ids.unique())))
 
 
 def _space(task: Task, x: np.ndarray, penalty: Penalty) -> Space:
@@ -167,7 +178,7 @@ def _averaged(
     space = _space(task, scale, penalty)
     readouts: list[Readout] = []
     for _ in range(fits):
-        rows = balanced_rows(ids, generator)
+        rows = _draw(ids, generator)
         x, y = space(source.x[rows.numpy()]), source.y[rows].numpy()
         start = readouts[-1] if readouts else None
         readouts.append(

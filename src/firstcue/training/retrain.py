@@ -109,6 +109,8 @@ def retrain_head(
         >>> fit.balanced, fit.fits, bool((fit(features).argmax(1) == y).float().mean() > 0.95)
         ('group', 20, True)
     """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
     began = time.perf_counter()
     if method not in METHODS:
         raise ValueError(f"there is no method {method!r}; methods: {', '.join(METHODS)}.")
@@ -117,7 +119,8 @@ def retrain_head(
     )
     outputs = None if head is None else head(torch.from_numpy(held.x))
     early = None if early_outputs is None else as_tensor(early_outputs, "early_outputs").to(torch.from_numpy(held.x))
-    found = METHODS[method](Task(held, known, num_classes, names, outputs, early, head, seed))
+    with threadpool_limits(limits=1):  # many small fits: threads would wait for each other more than they compute
+        found = METHODS[method](Task(held, known, num_classes, names, outputs, early, head, seed))
     counts = torch.bincount(found.ids, minlength=len(found.cells.names)).tolist()
     return HeadFit(
         weight=torch.from_numpy(np.ascontiguousarray(found.readout.weight)),
