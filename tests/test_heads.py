@@ -145,7 +145,7 @@ def test_a_head_that_only_sometimes_is_the_output_is_caught_on_the_rows_where_it
         features_and_outputs(nn.Sequential(linear, nn.ReLU()), x)
 
 
-@pytest.mark.parametrize("make, shape, name", MODELS[:8])
+@pytest.mark.parametrize("make, shape, name", MODELS[:8] + MODELS[9:10])
 def test_a_new_head_changes_only_the_copy_and_keeps_the_keys(make, shape, name):
     model, x = make(), seeded(*shape)
     head, (features, before) = find_head(model, x), features_and_outputs(model, x)
@@ -191,6 +191,27 @@ def test_a_parametrised_head_becomes_a_plain_layer():
 
     assert set(repaired.state_dict()) == {"0.weight", "0.bias", "1.weight", "1.bias"}
     assert_close(predict(repaired, seeded(2, 6)), torch.arange(3.0).expand(2, 3))
+
+
+def test_a_model_that_is_itself_a_parametrised_head_is_replaced_whole():
+    model = nn.utils.parametrizations.weight_norm(nn.Linear(6, 3))
+
+    repaired = with_head(model, "", torch.zeros(3, 6), torch.arange(3.0))
+
+    assert_close(predict(repaired, seeded(2, 6)), torch.arange(3.0).expand(2, 3))
+
+
+def test_a_head_of_a_large_model_is_found_on_at_most_256_rows():
+    seen = []
+
+    class Counting(Net):
+        def forward(self, x):
+            seen.append(len(x))
+            return super().forward(x)
+
+    find_head(Counting(), seeded(1000, 6))
+
+    assert seen == [256]
 
 
 def test_dtype_and_frozen_parameters_are_kept():

@@ -245,7 +245,8 @@ def predict(model: nn.Module, x: Tensor | np.ndarray, *, batch_size: int = 512) 
 
     Args:
         model: A classifier. It may return a tensor, a dict or tuple with one tensor, or an object with `.logits`;
-            shapes `(n,)` and `(n, 1)` are read as the logit of class 1 against a zero logit of class 0.
+            shapes `(n,)` and `(n, 1)` are read as the logit of class 1 against a zero logit of class 0. Data-parallel and
+            compiled wrappers are looked through.
         x: `(n, ...)` inputs; floating ones are cast to the dtype of the model's parameters.
         batch_size: Rows per call; it bounds memory and changes nothing else.
 
@@ -264,8 +265,9 @@ def predict(model: nn.Module, x: Tensor | np.ndarray, *, batch_size: int = 512) 
     inputs = as_tensor(x)
     require_finite(inputs)
     collected = []
-    with left_as_found(model):
+    inner = unwrap(model)
+    with left_as_found(inner):
         for start, part in parts(inputs, batch_size):
-            collected.append(as_logits(run(model, part)))
+            collected.append(as_logits(run(inner, part)))
             require_finite_outputs(collected[-1], start)
     return torch.cat(collected)

@@ -44,8 +44,7 @@ def with_head(model: nn.Module, name: str, weight: Tensor | np.ndarray, bias: Te
     if not isinstance(old, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
         linear = [n for n, m in copied.named_modules() if isinstance(m, nn.Linear)]
         raise ValueError(f"the model has no linear layer {name!r}; its linear layers: {', '.join(linear) or 'none'}.")
-    _replace(copied, name, old, *_to_fit(old, new_weight, new_bias))
-    return copied
+    return _replaced(copied, name, old, *_to_fit(old, new_weight, new_bias))
 
 
 def _to_fit(old: nn.Module, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,15 +60,21 @@ def _to_fit(old: nn.Module, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tenso
     return weight.to(like).reshape(like.shape), bias.to(like)
 
 
-def _replace(model: nn.Module, name: str, old: nn.Module, weight: Tensor, bias: Tensor) -> None:
+def _replaced(model: nn.Module, name: str, old: nn.Module, weight: Tensor, bias: Tensor) -> nn.Module:
     target = old
     if nn.utils.parametrize.is_parametrized(old):
+        if not isinstance(old, nn.Linear):
+            raise ValueError(f"the head {name!r} is a parametrised convolution; remove its parametrisation first.")
         target = nn.Linear(weight.shape[1], len(weight), device="meta")
         target.training = old.training
         owner, _, last = name.rpartition(".")
-        setattr(model.get_submodule(owner), last, target)
+        if name:
+            setattr(model.get_submodule(owner), last, target)
+        else:
+            model = target
     trainable = any(p.requires_grad for p in old.parameters())
     # new parameters, so that a weight shared with another layer (tied embeddings) is not changed there
     target.weight = nn.Parameter(weight.clone(), requires_grad=trainable)
     if target.bias is not None or bool((bias != 0).any()):
         target.bias = nn.Parameter(bias.clone(), requires_grad=trainable)
+    return model
