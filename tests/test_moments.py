@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from functools import reduce
 
 import numpy as np
@@ -237,6 +239,22 @@ def test_covariance_is_that_of_this_very_sample():
     x, _ = labelled()
 
     assert_close(Moments.of(x).covariance, torch.cov(x.mT, correction=0))
+
+
+def test_memory_beyond_the_input_is_one_chunk_and_the_result():
+    code = """
+import resource, torch
+from firstcue import Moments
+import scipy.linalg
+Moments.of_groups(torch.randn(9000, 256), torch.arange(9000) % 4)
+x, z = torch.randn(300_000, 256), torch.arange(300_000) % 4
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+Moments.of_groups(x, z)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert int(found.stdout) < 30_000  # kilobytes; the input takes 300,000
 
 
 def test_the_input_is_left_as_it_was():

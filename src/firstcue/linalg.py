@@ -14,7 +14,7 @@ from torch import Tensor
 EPS = torch.finfo(torch.float64).eps
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PsdFactor:
     """A covariance matrix S factorised once, to whiten and to solve many times.
 

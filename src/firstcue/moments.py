@@ -17,7 +17,7 @@ from firstcue._rows import feature_rows, numbered_groups, row_weights
 from firstcue._scatter import Buffers, accumulate, fourth_order, move_fourth, symmetrise, wide_products
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Moments:
     """Count, mean and scatter of vectors; leading axes, if any, index groups.
 

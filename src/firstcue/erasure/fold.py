@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from firstcue.erasure.leace import AffineEraser
+from firstcue.erasure.affine import AffineEraser
 
 
 def fold(eraser: Callable[..., Any], linear: nn.Module) -> nn.Linear:

@@ -2,122 +2,22 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Float64
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import one_hot
 
 from firstcue._checks import encode_labels, require_classes, require_finite, require_rows
 from firstcue._rows import feature_rows
-from firstcue.erasure._apply import as_rows, in_blocks, like, result_type, working_type
+from firstcue.erasure.affine import AffineEraser
 from firstcue.linalg import EPS, PsdFactor, factor_psd, factor_rows
 from firstcue.moments import Moments
 
 TOLERANCE = 1e-10
 """Squared correlation of a direction with the concept below which it is taken for rounding."""
-
-
-@dataclass(frozen=True)
-class AffineEraser:
-    """The map x -> x - left right^T (x - mean), stored in O(d r).
-
-    Example:
-        >>> x = torch.tensor([[1.0, 2.0], [1.0, 0.0], [-1.0, 1.0], [-1.0, -1.0]])
-        >>> eraser = leace(Moments.of_groups(x, ["in", "in", "out", "out"]))
-        >>> eraser(x).round(decimals=3) + 0.0
-        tensor([[ 0.0000,  1.5000],
-                [ 0.0000, -0.5000],
-                [ 0.0000,  1.5000],
-                [ 0.0000, -0.5000]])
-    """
-
-    left: Float64[Tensor, "d r"]
-    """Directions that are edited; r is at most the number of classes minus one."""
-
-    right: Float64[Tensor, "d r"]
-    """Directions that are read; left^T right is the identity."""
-
-    mean: Float64[Tensor, " d"]
-    """The one point that stays where it is."""
-
-    distortion: float | None = None
-    """Mean squared movement of the rows the eraser was fitted on, in units of x squared, by theory."""
-
-    def __call__(self, x: Any, group: Any = None) -> Any:
-        """Erase the concept from `x`, shape `(..., d)`; `group` is accepted and ignored, as no label is needed.
-
-        Returns:
-            As `x`: shape, type and library; integers become float32.
-
-        Raises:
-            ValueError: If the last axis has another length than the features fitted.
-        """
-        rows = as_rows(x, len(self.mean))
-        if rows.requires_grad and torch.is_grad_enabled():
-            return like(erase(rows, self.left, self.right, self.mean), x)
-        return like(in_blocks(partial(erase, left=self.left, right=self.right, mean=self.mean), rows), x)
-
-    @property
-    def rank(self) -> int:
-        """Number of directions removed."""
-        return self.left.shape[1]
-
-    @property
-    def projection(self) -> Float64[Tensor, "d d"]:
-        """P = I - left right^T, the linear part."""
-        return torch.eye(len(self.mean), dtype=self.left.dtype, device=self.left.device) - self.left @ self.right.mT
-
-    def report(self, x: Any, z: Any) -> dict[str, float | None]:
-        """What the eraser does to rows `x` with labels `z`; `optimum` is the movement of the best affine edit of these rows.
-
-        See `firstcue.erasure.report.edit_report` for the keys.
-        """
-        from firstcue.erasure.report import edit_report
-
-        return edit_report(x, self(x), z, rank=self.rank, optimum=lambda by_class: leace(by_class).distortion)
-
-    def to_module(self, dtype: torch.dtype = torch.float64) -> "EraserModule":
-        """The same map as a module with buffers, to put inside a model."""
-        return EraserModule(self, dtype)
-
-
-class EraserModule(nn.Module):
-    """An affine eraser as a layer: its buffers are saved, moved and cast with the model; gradients pass through."""
-
-    left: Tensor
-    right: Tensor
-    mean: Tensor
-
-    def __init__(self, eraser: AffineEraser, dtype: torch.dtype = torch.float64) -> None:
-        super().__init__()
-        for name in ("left", "right", "mean"):
-            self.register_buffer(name, getattr(eraser, name).to(dtype, copy=True))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Erase the concept from `x`, shape `(..., d)`."""
-        return erase(x, self.left, self.right, self.mean)
-
-    def extra_repr(self) -> str:
-        return f"{self.left.shape[0]} features, rank {self.left.shape[1]}"
-
-
-def erase(x: Tensor, left: Tensor, right: Tensor, mean: Tensor) -> Tensor:
-    """x - left right^T (x - mean), computed in float32 or float64 and returned in the type of x.
-
-    Rows are centred before they are read: far from zero, a product with the raw rows would round away what it reads.
-    """
-    kind = working_type(x)
-    centre = mean.to(device=x.device, dtype=kind)
-    fine = torch.promote_types(mean.dtype, kind)
-    drift = right.mT.to(x.device, fine) @ (mean.to(x.device, fine) - centre)
-    rows = x.reshape(-1, x.shape[-1]).to(kind)
-    # (right^T rows^T) rather than (rows right): BLAS is several times faster with the narrow factor first
-    read = torch.addmm(drift.to(kind)[:, None], right.to(centre).mT.contiguous(), (rows - centre).mT, beta=-1)
-    return torch.addmm(rows, read.mT, left.to(centre).mT, alpha=-1).to(result_type(x)).reshape(x.shape)
 
 
 def leace(by_class: Moments, *, shrinkage: Callable[[Moments], Tensor] | None = None) -> AffineEraser:
@@ -137,6 +37,12 @@ def leace(by_class: Moments, *, shrinkage: Callable[[Moments], Tensor] | None = 
 
     Source:
         Belrose et al. (2023), LEACE: perfect linear concept erasure in closed form, https://arxiv.org/abs/2306.03819.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 2.0], [1.0, 0.0], [-1.0, 1.0], [-1.0, -1.0]])
+        >>> erased = leace(Moments.of_groups(x, ["in", "in", "out", "out"]))(x)
+        >>> bool((erased[:2].mean(dim=0) - erased[2:].mean(dim=0)).abs().max() < 1e-6)
+        True
     """
     whole = _whole(by_class)
     eraser = leace_map(class_offsets(by_class), (shrinkage or _covariance)(whole), whole.mean, rows=int(whole.rows))
@@ -197,6 +103,11 @@ def orthogonal_eraser(by_class: Moments) -> AffineEraser:
 
     Source:
         The case W = I of Belrose et al. (2023), https://arxiv.org/abs/2306.03819.
+
+    Example:
+        >>> x = torch.tensor([[1.0, 2.0], [1.0, 0.0], [-1.0, 2.0], [-1.0, 0.0]])
+        >>> orthogonal_eraser(Moments.of_groups(x, ["in", "in", "out", "out"])).rank
+        1
     """
     whole = _whole(by_class)
     directions, length, _ = torch.linalg.svd(class_offsets(by_class), full_matrices=False)
@@ -268,6 +179,12 @@ def leace_map(
         covariance: S, or its factor where many concepts share it.
         mean: The point to leave where it is.
         rows: Number of rows behind the moments, for the decision which directions hold any variance.
+
+    Example:
+        >>> one = torch.ones(2, 1, dtype=torch.float64)
+        >>> leace_map(0.1 * one, torch.eye(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)).projection
+        tensor([[ 0.5000, -0.5000],
+                [-0.5000,  0.5000]], dtype=torch.float64)
     """
     factor = (
         covariance

@@ -18,7 +18,7 @@ from firstcue.erasure._apply import as_rows, in_blocks, like, result_type, worki
 from firstcue.moments import Moments
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class GroupEraser:
     """The map (x, c) -> target + A_c (x - mean_c), one affine map per class.
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from firstcue._whole import written_whole
-from firstcue.erasure.leace import AffineEraser
+from firstcue.erasure.affine import AffineEraser
 from firstcue.erasure.oracle import GroupEraser
 from firstcue.moments import Moments
 
