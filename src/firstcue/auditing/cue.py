@@ -128,9 +128,12 @@ def _finding(
     )
     judged = judge(evidence)
     status, severity, meaning = judged.status, judged.severity, judged.meaning
-    if not subject.own and status == "relies":
+    if not subject.own and status in ("relies", "inconclusive"):
         status, severity = "inconclusive", "none"
-        meaning = f"Associated, and a linear head fitted to these embeddings would lean on it ({meaning}) No model outputs were given, so nothing is said of your model."
+        meaning = (
+            f"{m.cue} goes with the label, and for a linear head fitted to these embeddings {meaning} "
+            f"No model outputs were given, so nothing is said of your model."
+        )
     headline = _headline(m) if subject.own else _gap_interval(m.gap)
     return Finding(
         id=f"reliance/{m.cue}/{layer or 'outputs'}/{'edit' if m.reliance else 'erasure' if m.erasure else 'gap'}",

@@ -1,12 +1,16 @@
 """An audit without an attribute: clusters in which errors concentrate. They are suspects, never convicted."""
 
+import torch
 from torch import Tensor
 
+from firstcue.auditing.inferred import infer_clusters
 from firstcue.auditing.subject import Subject
 from firstcue.batch import Batch
 from firstcue.finding import Finding
 
 SIGNIFICANT = 0.05
+MAX_ROWS = 5000
+"""Held-out rows that are clustered."""
 
 
 def inferred_findings(held: Batch, subject: Subject, early: Tensor | None, seed: int) -> list[Finding]:
@@ -24,16 +28,24 @@ def inferred_findings(held: Batch, subject: Subject, early: Tensor | None, seed:
     representation = early if early is not None else subject.features
     if representation is None:
         return []
-    from firstcue.auditing.inferred import infer_clusters
-
     where = "the outputs of an early checkpoint" if early is not None else "the penultimate activations"
-    found = infer_clusters(representation, subject.decisions == held.y, held.y, seed=seed)
+    rows = torch.randperm(len(held), generator=torch.Generator().manual_seed(seed))[:MAX_ROWS].sort().values
+    found = infer_clusters(
+        representation[rows],
+        (subject.decisions == held.y)[rows],
+        held.y[rows],
+        outputs=subject.logits[rows],
+        features=None if subject.features is None else subject.features[rows],
+        seed=seed,
+    )
     suspicious = found.p_value < SIGNIFICANT
     excess = found.error_high - found.error_low
+    rates = f"{found.error_high:.0%} wrong against {found.error_low:.0%}"
     said = (
-        f"Within classes, errors concentrate in one of two clusters of {where}: {found.error_high:.0%} wrong against {found.error_low:.0%} (p = {found.p_value:.3f}). A cue may be behind it; name the attribute and audit again."
+        f"Errors follow a split of {where} that hurts one class where it helps another: {rates} (p = {found.p_value:.3f}). "
+        f"A cue may be behind it; look at the rows, name the attribute and audit again."
         if suspicious
-        else f"Errors do not concentrate in any of two clusters of {where} (p = {found.p_value:.2f})."
+        else f"Errors follow no split of {where} as they would follow a cue (p = {found.p_value:.2f})."
     )
     return [
         Finding(
@@ -50,6 +62,8 @@ def inferred_findings(held: Batch, subject: Subject, early: Tensor | None, seed:
             meaning=said,
             source="Two-means within classes on early outputs, after SPARE (Yang et al. 2023, arXiv 2305.18761); permutation null",
             details={
+                "opposed": found.opposed,
+                "readable": found.readable,
                 "p_value": found.p_value,
                 "error_high": found.error_high,
                 "error_low": found.error_low,
