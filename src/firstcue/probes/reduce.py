@@ -1,0 +1,53 @@
+"""A wide table seen through its leading whitened principal directions, for probes whose cost grows with the width."""
+
+import torch
+from torch import Tensor
+
+from firstcue.linalg import EPS
+
+ROWS = 10_000
+"""Rows from which directions are found."""
+
+
+def reduced(x: Tensor, used: Tensor, most: int, seed: int) -> tuple[Tensor, str]:
+    """`(n, r)` float32 coordinates of all rows of `x`, and a note where directions were left out.
+
+    Up to `most` features are only standardised; of more, the leading principal directions of the standardised features are
+    taken and whitened. No label is looked at. Few rows allow few directions: n / 8, at least 8.
+
+    Args:
+        x: `(n, d)`.
+        used: `(m,)` ids of the rows that decide; at most 10,000 of them do.
+        most: Directions at the most.
+        seed: Of the rows drawn and the search for directions.
+    """
+    if len(used) > ROWS:
+        pick = torch.randperm(len(used), generator=torch.Generator().manual_seed(seed))[:ROWS]
+        used = used[pick.sort().values]
+    some = x[used.to(x.device)].cpu().double()
+    mean, spread = some.mean(dim=0), some.std(dim=0, correction=0)
+    scale = torch.where(spread > 64 * EPS * mean.abs(), spread, torch.inf)
+    limit = min(most, max(8, len(used) // 8))
+    if x.shape[1] <= limit:
+        varies = torch.isfinite(scale)
+        turn = torch.diag_embed(1 / scale)[:, varies]
+        return _projected(x, mean, turn), ""
+    directions = _principal(((some - mean) / scale).float(), limit, seed)
+    note = f"{directions.shape[1]} of {x.shape[1]} directions, the leading principal ones of standardised features"
+    return _projected(x, mean, directions / scale[:, None]), note
+
+
+def _principal(standard: Tensor, most: int, seed: int) -> Tensor:
+    """`(d, r)` directions along which rows have unit variance."""
+    from sklearn.decomposition import PCA
+
+    found = PCA(min(most, *standard.shape), random_state=seed).fit(standard.numpy())
+    variance = torch.from_numpy(found.explained_variance_).double()
+    kept = variance > 1e-6 * variance.max()
+    return torch.from_numpy(found.components_).double()[kept].mT / variance[kept].sqrt()
+
+
+def _projected(x: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
+    narrow = directions.float()
+    parts = [(part.cpu().double() - mean).float() @ narrow for part in x.split(4096)]
+    return torch.cat(parts) if parts else torch.empty(0, directions.shape[1])
