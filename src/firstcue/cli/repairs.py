@@ -112,10 +112,10 @@ def _as_plain(fixed: "Fixed", settings: Settings) -> dict[str, Any]:
 def _as_text(fixed: "Fixed", out: Path) -> str:
     from firstcue.report.words import accuracy, group_name, percent
 
-    before, after = fixed.before, fixed.after
+    before, after, cue = fixed.before, fixed.after, str(fixed.changes.get("cue") or "")
     lines = [("group", "n", "before", "after")]
     lines += [
-        (group_name(b), str(b.n), accuracy(b), accuracy(a))
+        (group_name(b, cue), str(b.n), accuracy(b), accuracy(a))
         for b, a in zip(before.by_group, after.by_group, strict=True)
     ]
     if before.worst_group is not None and after.worst_group is not None:
