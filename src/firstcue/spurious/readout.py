@@ -11,12 +11,19 @@ Fit = Callable[[Tensor, Tensor, Tensor, int], Callable[[Tensor], Tensor]]
 
 def discriminant(x: Tensor, target: Tensor, weight: Tensor, k: int, ridge: float) -> Callable[[Tensor], Tensor]:
     """Nearest class mean in the metric (within-class covariance + ridge)^-1."""
+    score = discriminant_scores(x, target, weight, k, ridge)
+    return lambda new: score(new).argmax(dim=1)
+
+
+def discriminant_scores(x: Tensor, target: Tensor, weight: Tensor, k: int, ridge: float) -> Callable[[Tensor], Tensor]:
+    """The scores `(n, k)` whose largest names the class; a class without rows scores minus infinity."""
     member = torch.zeros(k, len(x), dtype=x.dtype).scatter_(0, target[None], weight[None].to(x.dtype))
-    means = (member @ x) / member.sum(dim=1, keepdim=True)
+    total = member.sum(dim=1, keepdim=True)
+    means = (member @ x) / torch.where(total > 0, total, 1.0)
     spread = (x - means[target]) * weight.sqrt()[:, None].to(x.dtype)
     axes = _solve(spread, means, ridge)
-    offset = -0.5 * (axes * means).sum(dim=1)
-    return lambda new: (new @ axes.mT + offset).argmax(dim=1)
+    offset = torch.where(total[:, 0] > 0, -0.5 * (axes * means).sum(dim=1), -torch.inf)
+    return lambda new: new @ axes.mT + offset
 
 
 def _solve(a: Tensor, b: Tensor, ridge: float) -> Tensor:
