@@ -29,7 +29,6 @@ def examples():
     }
 
 
-@pytest.mark.filterwarnings("ignore:the concept spans")
 @pytest.mark.parametrize(
     "name", ["affine", "affine of rank 0", "group", "group with maps", "moments", "moments without groups"]
 )

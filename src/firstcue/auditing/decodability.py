@@ -5,6 +5,7 @@ A decodable cue is not a used one: every finding here says so.
 
 import copy
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ MAX_ROWS = 1000
 """Held-out rows probed per layer."""
 MAX_LAYERS = 5
 """Layers probed besides the penultimate one, spread evenly over depth."""
-KINDS = ("linear", "quadratic", "strong")
+KINDS: tuple[Literal["linear", "quadratic", "strong"], ...] = ("linear", "quadratic", "strong")
 PENULTIMATE = "penultimate"
 
 

@@ -182,10 +182,14 @@ def _since(timeline: list[Moment], curve: str, *, relative: bool) -> int | None:
     Up means: used, its lower bound above `MATTERS`; decodable, nine tenths of its highest value.
     """
     points = [m for m in timeline if m.curve == curve]
-    if not points:
+    values = [m.value for m in points if m.value is not None]
+    if not values or (relative and max(values) <= MATTERS):
         return None
-    highest = max(m.value for m in points)
-    if relative and highest <= MATTERS:
-        return None
-    up = [m.value >= 0.9 * highest if relative else (m.ci_low is not None and m.ci_low > MATTERS) for m in points]
+    up = [_is_up(m, 0.9 * max(values) if relative else None) for m in points]
     return next((m.step for i, m in enumerate(points) if all(up[i : i + 3])), None)
+
+
+def _is_up(point: Moment, least: float | None) -> bool:
+    if least is not None:
+        return point.value is not None and point.value >= least
+    return point.ci_low is not None and point.ci_low > MATTERS

@@ -246,7 +246,7 @@ def _distortion(eraser: AffineEraser, covariance: Tensor) -> float:
 
 
 def _warn_if_everything_goes(removed: int, available: int) -> None:
-    if removed >= available:
+    if 0 < available <= removed:
         warnings.warn(
             f"the concept spans all {available} directions in which x varies, so erasing it leaves a constant: no other "
             f"information survives. Use fewer classes than features, or erase at a wider layer.",
