@@ -35,6 +35,7 @@ def three_classes(rng, n):
 
 
 TASKS = (gaussian, exclusive_or, three_classes)
+TEMPTED = (gaussian, three_classes)  # a network learns the exclusive or so well that it leaves the cue alone
 
 
 def rows(task, rng, n, strength, *, noise=0.0, hard=0.0):
@@ -97,7 +98,7 @@ def clean_cases(count, **options):
 
 
 def planted_cases(count, strengths=(0.9, 0.95), **options):
-    return [case(TASKS[i % 3], 500 + i, strengths[i % 2], HALF, **options) for i in range(count)]
+    return [case(TEMPTED[i % 2], 500 + i, strengths[i // 2 % 2], HALF, **options) for i in range(count)]
 
 
 def test_twenty_clean_networks_raise_hardly_an_alarm():
@@ -107,7 +108,7 @@ def test_twenty_clean_networks_raise_hardly_an_alarm():
 
 def test_planted_shortcuts_are_found_when_held_out_rows_conflict():
     found = planted_cases(6)
-    assert flagged(found) >= 4
+    assert flagged(found) >= 5
     for inferred, cue in found:
         if inferred.p_value < 0.05 and int(cue.max()) == 1:
             agreement = float((inferred.cluster == cue).double().mean())
@@ -127,9 +128,14 @@ def test_false_alarms_stay_near_their_level(use_early):
     assert wilson(alarms, 120)[0] < 0.05
 
 
+def test_a_cue_that_is_left_alone_is_no_suspect():
+    found = [case(exclusive_or, 700 + i, 0.9, HALF) for i in range(3)]
+    assert flagged(found) == 0
+
+
 @pytest.mark.science
 def test_most_planted_shortcuts_are_found():
-    assert wilson(flagged(planted_cases(60)), 60)[0] > 0.6
+    assert wilson(flagged(planted_cases(60)), 60)[0] > 0.8
 
 
 def clumps(seed=0, n=800, cue_weight=1.2):

@@ -25,6 +25,10 @@ CHOOSING = (0, 1)
 """Folds whose rows choose between the remedies; the others report."""
 
 
+MARGIN = 0.01
+"""Worst-group accuracy that a repair has to gain to be chosen over leaving the head as it is."""
+
+
 @dataclass(frozen=True)
 class Rows:
     """Features with what is known of each row."""
@@ -280,7 +284,7 @@ def try_all(
     for i, method in enumerate(methods):
         progress(f"trying {method.name}", i / len(methods))
         tried.append(try_remedy(method, held, train, head, seed, stakes))
-    best = max(tried, key=lambda t: t.choosing, default=None)
+    best = max(tried, key=lambda t: t.choosing + (MARGIN if t.method.fit is keep else 0.0), default=None)
     return tuple(_row(t, t is best) for t in tried)
 
 

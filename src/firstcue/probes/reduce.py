@@ -49,5 +49,7 @@ def _principal(standard: Tensor, most: int, seed: int) -> Tensor:
 
 def _projected(x: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
     narrow = directions.float()
+    if narrow.shape[1] == 0:  # nothing varies: one column that says so
+        return torch.zeros(len(x), 1)
     parts = [(part.cpu().double() - mean).float() @ narrow for part in x.split(4096)]
     return torch.cat(parts) if parts else torch.empty(0, directions.shape[1])
