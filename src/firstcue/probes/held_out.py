@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +17,6 @@ from firstcue.probes.split import ProbeResult, Split, balanced_accuracy, drawn, 
 from firstcue.probes.strong import MAX_DIRECTIONS, MAX_ROWS, strong_answers
 from firstcue.shrinkage import oas
 
-Kind = Literal["linear", "quadratic", "strong"]
-
 SHUFFLED_ROWS = 2000
 """Rows of the shuffled-label baseline of a strong probe."""
 AMPLE = 10
@@ -26,7 +24,7 @@ AMPLE = 10
 
 
 def held_out_accuracy(
-    kind: Kind, x: Any, z: Any, *, folds: int = 2, seed: int = 0, rows: int | None = None
+    kind: str, x: Any, z: Any, *, folds: int = 2, seed: int = 0, rows: int | None = None
 ) -> ProbeResult:
     """Balanced accuracy with which a probe reads `z` from rows that it was not fitted on.
 
