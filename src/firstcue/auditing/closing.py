@@ -13,6 +13,7 @@ LIMITS = (
     "Only the cues named here were judged; a cue that nobody named or that no cluster shows stays unseen.",
     "Reliance below 0.05 of accuracy is not called a shortcut; intervals are 95 % and per statement.",
     "Erasure at the last layer misses weak shortcuts and cannot tell reliance from harder rows on its own; an edit of the input can.",
+    "Without an attribute, a shortcut shows only where held-out rows break its pairing with the label often enough.",
     "A remedy's promise holds for rows drawn like the held-out rows; other shifts are not covered.",
 )
 
