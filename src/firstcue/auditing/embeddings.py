@@ -21,9 +21,12 @@ from firstcue.auditing.tables import group_table
 from firstcue.batch import Batch
 from firstcue.finding import Remedy, Report
 from firstcue.moments import Moments
-from firstcue.probes import ProbeResult, held_out_accuracy, linear_probe
+from firstcue.probes import ProbeResult, held_out_accuracy
+from firstcue.probes.closed_form import linear_from_means
+from firstcue.shrinkage import oas
 
 LAYER = "embeddings"
+CHUNK = 4096
 MAX_REPAIR = 4000
 """Held-out rows that remedies are fitted on."""
 
@@ -133,22 +136,29 @@ def _fitted_here(data: Prepared, num: int, unseen: bool, seed: int) -> _Material
     """A linear head of our own, each row answered by a fit that did not see it."""
     held = data.held
     if unseen:
-        logits = _answers(Moments.of_groups(data.train.x, data.train.y, num), held.x)
+        everything = torch.ones(len(data.train), dtype=torch.float64)
+        logits = _answers(data.train, everything, held.x, torch.arange(len(held)))
     else:
         logits = torch.empty(len(held), num)
         half = stratified_folds(held.groups(), 2, seed)
         for side in (0, 1):
-            fitted = Moments.of_groups(held.x, held.y, num, weights=(half != side).double())
             rows = (half == side).nonzero()[:, 0]
-            logits[rows] = _answers(fitted, held.x, rows)
+            logits[rows] = _answers(held, (half != side).double(), held.x, rows)
     note = "No model outputs were given: accuracies are those of a linear discriminant fitted to these embeddings, and nothing is said of your model's reliance."
     return _Material(data, Subject(logits, held.x, own=False), (note,))
 
 
-def _answers(by_class: Moments, x: Tensor, rows: Tensor | None = None) -> Tensor:
-    probe = linear_probe(by_class)
-    where = torch.arange(len(x)) if rows is None else rows
-    return torch.cat([torch.as_tensor(probe(x[part])).float() for part in where.split(4096)])
+def _answers(fitted: Batch, weights: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+    """Logits of `x` at `rows` by a linear discriminant fitted to the rows with weight, through one covariance."""
+    k, whole = fitted.num_classes, Moments.of(fitted.x, weights=weights)
+    counts = torch.zeros(k, dtype=torch.float64).index_add_(0, fitted.y, weights)
+    sums = torch.zeros(k, fitted.x.shape[1], dtype=torch.float64)
+    for part in weights.nonzero()[:, 0].split(CHUNK):
+        sums.index_add_(0, fitted.y[part], fitted.x[part].double() - whole.mean)
+    means = whole.mean + sums / counts.clamp(min=1)[:, None]
+    shrinkage = oas if int(whole.rows) < 5 * fitted.x.shape[1] else None
+    probe = linear_from_means(whole, means, counts, fitted.classes, balanced=False, shrinkage=shrinkage)
+    return torch.cat([torch.as_tensor(probe(x[part])).float() for part in rows.split(CHUNK)])
 
 
 def _vectors(x: Any, name: str) -> Tensor:

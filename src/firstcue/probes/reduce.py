@@ -5,8 +5,10 @@ from torch import Tensor
 
 from firstcue.linalg import EPS
 
-ROWS = 10_000
+ROWS = 5_000
 """Rows from which directions are found."""
+
+CHUNK = 4096
 
 
 def reduced(x: Tensor, used: Tensor, most: int, seed: int) -> tuple[Tensor, str]:
@@ -17,31 +19,41 @@ def reduced(x: Tensor, used: Tensor, most: int, seed: int) -> tuple[Tensor, str]
 
     Args:
         x: `(n, d)`.
-        used: `(m,)` ids of the rows that decide; at most 10,000 of them do.
+        used: `(m,)` ids of the rows that decide; at most 5,000 of them do.
         most: Directions at the most.
         seed: Of the rows drawn and the search for directions.
     """
     if len(used) > ROWS:
         pick = torch.randperm(len(used), generator=torch.Generator().manual_seed(seed))[:ROWS]
         used = used[pick.sort().values]
-    some = x[used.to(x.device)].cpu().double()
-    mean, spread = some.mean(dim=0), some.std(dim=0, correction=0)
+    some = x[used.to(x.device)].cpu()
+    mean, spread = _mean_and_spread(some)
     scale = torch.where(spread > 64 * EPS * mean.abs(), spread, torch.inf)
     limit = min(most, max(8, len(used) // 8))
     if x.shape[1] <= limit:
         varies = torch.isfinite(scale)
         turn = torch.diag_embed(1 / scale)[:, varies]
         return _projected(x, mean, turn), ""
-    directions = _principal(((some - mean) / scale).float(), limit, seed)
+    # one float32 table is all the memory this takes: a wide input may be most of what there is
+    shift = mean.to(some.dtype if some.is_floating_point() else torch.float64)
+    standard = torch.cat([((part - shift) / scale).float() for part in some.split(CHUNK)])
+    directions = _principal(standard, limit, seed)
     note = f"{directions.shape[1]} of {x.shape[1]} directions, the leading principal ones of standardised features"
     return _projected(x, mean, directions / scale[:, None]), note
+
+
+def _mean_and_spread(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each column in float64, part by part."""
+    mean = sum((part.double().sum(dim=0) for part in x.split(CHUNK)), torch.zeros(())) / max(1, len(x))
+    square = sum(((part.double() - mean).square().sum(dim=0) for part in x.split(CHUNK)), torch.zeros(()))
+    return mean, (square / max(1, len(x))).sqrt()
 
 
 def _principal(standard: Tensor, most: int, seed: int) -> Tensor:
     """`(d, r)` directions along which rows have unit variance."""
     from sklearn.decomposition import PCA
 
-    found = PCA(min(most, *standard.shape), random_state=seed).fit(standard.numpy())
+    found = PCA(min(most, *standard.shape), copy=False, random_state=seed).fit(standard.numpy())
     variance = torch.from_numpy(found.explained_variance_).double()
     kept = variance > 1e-6 * variance.max()
     return torch.from_numpy(found.components_).double()[kept].mT / variance[kept].sqrt()
@@ -51,5 +63,5 @@ def _projected(x: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
     narrow = directions.float()
     if narrow.shape[1] == 0:  # nothing varies: one column that says so
         return torch.zeros(len(x), 1)
-    parts = [(part.cpu().double() - mean).float() @ narrow for part in x.split(4096)]
+    parts = [(part.cpu().double() - mean).float() @ narrow for part in x.split(CHUNK)]
     return torch.cat(parts) if parts else torch.empty(0, directions.shape[1])
