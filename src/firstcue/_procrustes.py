@@ -10,6 +10,7 @@ from enum import IntEnum
 import torch
 from torch import Tensor
 
+from firstcue._blas import eigh, product
 from firstcue.linalg import sqrt_psd
 
 TINY = torch.finfo(torch.float64).tiny
@@ -54,7 +55,7 @@ def midpoint(matrices: Tensor, shares: Tensor) -> Alignment:
         aligned[1], condition = nearest_root(matrices[1], root, Precision.FAST)
         if _noise(condition, Precision.FAST) > EXACT:
             aligned[1], condition = nearest_root(matrices[1], root, Precision.CAREFUL)
-    cross = root.mT @ aligned[-1]
+    cross = product(root.mT, aligned[-1])
     asymmetry = (cross - cross.mT).norm() / cross.norm().clamp(min=TINY)
     return Alignment(torch.einsum("k,kij->ij", shares, aligned), aligned, float(asymmetry), 0, _floor(condition))
 
@@ -100,17 +101,18 @@ def nearest_root(matrix: Tensor, factor: Tensor, precision: Precision) -> tuple[
     """
     if precision is Precision.CAREFUL:
         root = some_root(matrix)
-        left, stretch, right = torch.linalg.svd(root.mT @ factor)
-        return root @ (left @ right), float((stretch[0] / stretch[-1].clamp(min=TINY)).square())
+        left, stretch, right = torch.linalg.svd(product(root.mT, factor))
+        return product(root, product(left, right)), float((stretch[0] / stretch[-1].clamp(min=TINY)).square())
     dtype = torch.float32 if precision is Precision.DRAFT else torch.float64
     size = matrix.diagonal().max().clamp(min=TINY)  # scaled, so that float32 neither overflows nor underflows
     near = (factor / factor.norm().clamp(min=TINY)).to(dtype)
-    pushed = (matrix / size).to(dtype) @ near
-    values, vectors = torch.linalg.eigh(near.mT @ pushed)
+    pushed = product((matrix / size).to(dtype), near)
+    values, vectors = eigh(product(near.mT, pushed))
     if not float(values[-1]) > 0:
         return matrix, float("inf")
     values = values.clamp(min=torch.finfo(dtype).eps * float(values[-1]))
-    return size.sqrt() * (pushed @ ((vectors * values.rsqrt()) @ vectors.mT)), float(values[-1] / values[0])
+    root = product(pushed, product(vectors * values.rsqrt(), vectors.mT))
+    return size.sqrt() * root, float(values[-1] / values[0])
 
 
 def _noise(condition: float, precision: Precision) -> float:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from firstcue._blas import product
 from firstcue._procrustes import iterate, midpoint, some_root
 from firstcue.linalg import range_basis, sqrt_psd
 
@@ -207,7 +208,7 @@ def _solve(matrices: Tensor, shares: Tensor, mean: Tensor, tolerance: float, max
         return Barycenter(mean, 0.0, 0, True, 0.0, mean, matrices)
     few = len(matrices) <= 2
     found = midpoint(matrices, shares) if few else iterate(matrices, shares, some_root(mean), tolerance, max_iterations)
-    matrix = found.factor @ found.factor.mT
+    matrix = product(found.factor, found.factor.mT)
     spread = torch.einsum("k,kii->", shares, matrices) + matrix.trace()
     overlap = torch.einsum("k,kij,ij->", shares, found.aligned, found.factor)  # tr (S^1/2 S_c S^1/2)^1/2, averaged
     objective = max(0.0, float(spread - 2 * overlap))

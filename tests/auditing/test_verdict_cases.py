@@ -7,9 +7,9 @@ absent, unused, or only found on rows that are harder; it should find what was p
 import numpy as np
 import pytest
 import torch
-from firstcue.probes import held_out_accuracy
 from planted import case, table
 
+from firstcue.probes import held_out_accuracy
 from firstcue.spurious.metrics import wilson
 
 N = 200

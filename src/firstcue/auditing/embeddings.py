@@ -26,7 +26,7 @@ from firstcue.probes.closed_form import linear_from_means
 from firstcue.shrinkage import oas
 
 LAYER = "embeddings"
-CHUNK = 4096
+CHUNK = 1024
 MAX_REPAIR = 4000
 """Held-out rows that remedies are fitted on."""
 

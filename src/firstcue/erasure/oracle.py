@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
+from firstcue._blas import product
 from firstcue._checks import encode_labels, require_classes
 from firstcue.erasure._apply import as_rows, in_blocks, like, result_type, working_type
 from firstcue.moments import Moments
@@ -143,9 +144,9 @@ class GroupEraser:
             # what rounding to `kind` took from centre and target is put back while numbers are still small
             rest = (self.target - target) + maps[c] @ (centre - self.means[c])
             matrix, centre, goal, rest = (t.to(device=rows.device, dtype=kind) for t in (maps[c], centre, target, rest))
-            for some in mine.split(4096):
-                moved = torch.addmm(rest, rows[some].to(kind) - centre, matrix.mT)
-                edited[some] = (moved + goal).to(edited.dtype)
+            for some in mine.split(1024):  # what a core's cache holds
+                moved = product(rows[some].to(kind) - centre, matrix.mT)
+                edited[some] = moved.add_(rest).add_(goal).to(edited.dtype)
         return edited
 
 

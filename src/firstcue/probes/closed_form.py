@@ -13,7 +13,7 @@ from firstcue._rows import feature_rows
 from firstcue.linalg import EPS, PsdFactor, equilibrate, factor_psd
 from firstcue.moments import Moments
 
-CHUNK = 4096
+CHUNK = 1024
 SEPARATED = 1e-9
 """Share of the variance within classes, along a direction, below which classes count as separated to this degree."""
 FLOOR = 1e-6

@@ -8,7 +8,7 @@ from firstcue.linalg import EPS
 ROWS = 5_000
 """Rows from which directions are found."""
 
-CHUNK = 4096
+CHUNK = 1024
 
 
 def reduced(x: Tensor, used: Tensor, most: int, seed: int) -> tuple[Tensor, str]:
