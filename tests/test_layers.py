@@ -189,7 +189,9 @@ class Odd(nn.Module):
 
 
 @pytest.mark.parametrize(
-    "make", [lambda x: (x, 1), lambda x: [None, x], lambda x: {"hidden": x, "other": x + 1}, lambda x: x], ids=str
+    "make",
+    [lambda x: (x, 1), lambda x: [None, x], lambda x: {"hidden": x, "other": x + 1}, lambda x: x],
+    ids=["tuple", "list", "mapping", "tensor"],
 )
 def test_the_first_tensor_of_a_tuple_list_or_mapping_counts(make):
     model = nn.Sequential(Odd(make))
