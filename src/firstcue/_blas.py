@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
-    """`a @ b`."""
+    """`a @ b`; half the work where `b` is `a.mT`."""
     recorded = torch.is_grad_enabled() and (a.requires_grad or b.requires_grad)
     if a.device.type != "cpu" or recorded or a.dtype not in (torch.float32, torch.float64):
         return a @ b

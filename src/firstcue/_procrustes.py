@@ -111,8 +111,9 @@ def nearest_root(matrix: Tensor, factor: Tensor, precision: Precision) -> tuple[
     if not float(values[-1]) > 0:
         return matrix, float("inf")
     values = values.clamp(min=torch.finfo(dtype).eps * float(values[-1]))
-    root = product(pushed, product(vectors * values.rsqrt(), vectors.mT))
-    return size.sqrt() * root, float(values[-1] / values[0])
+    half = vectors * values.rsqrt().sqrt()  # half half^T is symmetric, which the product turns to account
+    root = product(pushed, product(half, half.mT))
+    return root.mul_(size.sqrt()), float(values[-1] / values[0])
 
 
 def _noise(condition: float, precision: Precision) -> float:

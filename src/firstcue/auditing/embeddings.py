@@ -136,27 +136,28 @@ def _fitted_here(data: Prepared, num: int, unseen: bool, seed: int) -> _Material
     """A linear head of our own, each row answered by a fit that did not see it."""
     held = data.held
     if unseen:
-        everything = torch.ones(len(data.train), dtype=torch.float64)
-        logits = _answers(data.train, everything, held.x, torch.arange(len(held)))
+        whole, rows = Moments.of(data.train.x), torch.arange(len(data.train))
+        logits = _answers(whole, data.train, rows, held.x, torch.arange(len(held)))
     else:
         logits = torch.empty(len(held), num)
         half = stratified_folds(held.groups(), 2, seed)
+        sides = [(half == side).nonzero()[:, 0] for side in (0, 1)]
+        by_half = Moments.of_groups(held.x, half, 2)
         for side in (0, 1):
-            rows = (half == side).nonzero()[:, 0]
-            logits[rows] = _answers(held, (half != side).double(), held.x, rows)
+            logits[sides[side]] = _answers(by_half.group(1 - side), held, sides[1 - side], held.x, sides[side])
     note = "No model outputs were given: accuracies are those of a linear discriminant fitted to these embeddings, and nothing is said of your model's reliance."
     return _Material(data, Subject(logits, held.x, own=False), (note,))
 
 
-def _answers(fitted: Batch, weights: Tensor, x: Tensor, rows: Tensor) -> Tensor:
-    """Logits of `x` at `rows` by a linear discriminant fitted to the rows with weight, through one covariance."""
-    k, whole = fitted.num_classes, Moments.of(fitted.x, weights=weights)
-    counts = torch.zeros(k, dtype=torch.float64).index_add_(0, fitted.y, weights)
-    sums = torch.zeros(k, fitted.x.shape[1], dtype=torch.float64)
-    for part in weights.nonzero()[:, 0].split(CHUNK):
+def _answers(whole: Moments, fitted: Batch, fit: Tensor, x: Tensor, rows: Tensor) -> Tensor:
+    """Logits of `x` at `rows` by a linear discriminant of the rows `fit`, of which `whole` are the moments."""
+    k, d = fitted.num_classes, fitted.x.shape[1]
+    counts = torch.bincount(fitted.y[fit], minlength=k).double()
+    sums = torch.zeros(k, d, dtype=torch.float64)
+    for part in fit.split(CHUNK):
         sums.index_add_(0, fitted.y[part], fitted.x[part].double() - whole.mean)
     means = whole.mean + sums / counts.clamp(min=1)[:, None]
-    shrinkage = oas if int(whole.rows) < 5 * fitted.x.shape[1] else None
+    shrinkage = oas if len(fit) < 5 * d else None
     probe = linear_from_means(whole, means, counts, fitted.classes, balanced=False, shrinkage=shrinkage)
     return torch.cat([torch.as_tensor(probe(x[part])).float() for part in rows.split(CHUNK)])
 
