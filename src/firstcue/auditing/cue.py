@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from firstcue.auditing.edited import MAX_ROWS, correct_by_value, sources
 from firstcue.auditing.erased import FOLDS, Erasure, erase_across_folds, erasure_effect
-from firstcue.auditing.splits import stratified_folds
+from firstcue.auditing.splits import some_rows, stratified_folds
 from firstcue.auditing.subject import Subject
 from firstcue.auditing.verdict import Evidence, holm, judge
 from firstcue.batch import Batch
@@ -65,9 +64,7 @@ def measure_cue(train: Batch, held: Batch, subject: Subject, *, seed: int, draws
 def _reliance(found: Association, held: Batch, subject: Subject, seed: int) -> Reliance | None:
     if held.edit is None or subject.predict is None:
         return None
-    rows = torch.arange(len(held))
-    if len(held) > MAX_ROWS:
-        rows = torch.randperm(len(held), generator=torch.Generator().manual_seed(seed))[:MAX_ROWS].sort().values
+    rows = some_rows(len(held), MAX_ROWS, seed)
     right = correct_by_value(subject.predict, held, rows)
     return edit_reliance(found.r, right, held.y[rows], clusters=sources(held, rows), seed=seed)
 

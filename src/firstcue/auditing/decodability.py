@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from firstcue._progress import Progress
+from firstcue.auditing.splits import some_rows
 from firstcue.batch import Batch
 from firstcue.finding import Finding, Interval
 from firstcue.layers import activations, features_and_outputs, find_head, predict, unwrap
@@ -83,7 +84,7 @@ def probe_layers(
         batch_size: Rows per call.
         progress: Told the fraction done.
     """
-    rows = _some_rows(len(held), seed)
+    rows = some_rows(len(held), MAX_ROWS, seed)
     part = held.rows(rows)
     depth = layer_activations(model, layers_to_probe(model, head), part.x, batch_size)
     if features is not None:
@@ -98,12 +99,6 @@ def probe_layers(
                 said.append(decodability_finding(layer, cue, held_out_accuracy(kind, x, z, seed=seed), base, held))
                 progress("probing layers", len(said) / total)
     return said
-
-
-def _some_rows(n: int, seed: int) -> Tensor:
-    if n <= MAX_ROWS:
-        return torch.arange(n)
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:MAX_ROWS].sort().values
 
 
 def _untrained(

@@ -158,6 +158,7 @@ class _Run:
         return measure_jointly(measured, subject, self.seed)
 
     def probes(self, subject: Subject, held: Batch) -> list[Finding]:
+        """What can be read from each layer."""
         name = subject.head.name if subject.head else None
         return probe_layers(
             self.model,
@@ -170,6 +171,7 @@ class _Run:
         )
 
     def course(self, checkpoints: Any, train: Batch, held: Batch) -> Course | None:
+        """The same measurements on every checkpoint, if there are any."""
         if checkpoints is None:
             return None
         found = None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from firstcue._progress import Progress
 from firstcue.auditing.edited import correct_by_value
+from firstcue.auditing.splits import some_rows
 from firstcue.auditing.verdict import MATTERS
 from firstcue.batch import Batch
 from firstcue.finding import Moment, Order
@@ -81,10 +82,7 @@ def course(
     Raises:
         ValueError: If a state does not fit the model.
     """
-    rows = torch.arange(len(held))
-    if len(held) > MAX_ROWS:
-        rows = torch.randperm(len(held), generator=torch.Generator().manual_seed(seed))[:MAX_ROWS].sort().values
-    part, copied = held.rows(rows), copy.deepcopy(model)
+    part, copied = held.rows(some_rows(len(held), MAX_ROWS, seed)), copy.deepcopy(model)
     timeline: list[Moment] = []
     first = None
     for i, (at, state) in enumerate(checkpoints):

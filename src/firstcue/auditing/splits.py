@@ -4,6 +4,18 @@ import torch
 from torch import Tensor
 
 
+def some_rows(n: int, most: int, seed: int) -> Tensor:
+    """Ids of `n` rows in their order, or of `most` of them drawn at random.
+
+    Example:
+        >>> some_rows(3, 5, seed=0).tolist()
+        [0, 1, 2]
+    """
+    if n <= most:
+        return torch.arange(n)
+    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:most].sort().values
+
+
 def stratified_folds(cells: Tensor, folds: int, seed: int) -> Tensor:
     """Fold id of every row; each cell is dealt out evenly, so that small cells are in every fold.
 

@@ -1,9 +1,9 @@
 """An audit without an attribute: clusters in which errors concentrate. They are suspects, never convicted."""
 
-import torch
 from torch import Tensor
 
 from firstcue.auditing.inferred import infer_clusters
+from firstcue.auditing.splits import some_rows
 from firstcue.auditing.subject import Subject
 from firstcue.batch import Batch
 from firstcue.finding import Finding
@@ -29,7 +29,7 @@ def inferred_findings(held: Batch, subject: Subject, early: Tensor | None, seed:
     if representation is None:
         return []
     where = "the outputs of an early checkpoint" if early is not None else "the penultimate activations"
-    rows = torch.randperm(len(held), generator=torch.Generator().manual_seed(seed))[:MAX_ROWS].sort().values
+    rows = some_rows(len(held), MAX_ROWS, seed)
     found = infer_clusters(
         representation[rows],
         (subject.decisions == held.y)[rows],
