@@ -68,7 +68,7 @@ def audit_embeddings(
 
     Example:
         >>> x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
-        >>> audit_embeddings(x, x[:, 0] > 0, attribute=torch.arange(400) % 2).verdict
+        >>> audit_embeddings(x, torch.arange(400) % 2, attribute=torch.arange(400) // 2 % 2).verdict
         'no shortcut found'
     """
     progress("reading embeddings", 0.0)

@@ -64,6 +64,7 @@ def fix(
         ValueError: If the remedy is unknown or needs an attribute that is not given, or data and model cannot be used.
 
     Example:
+        >>> import torch
         >>> x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
         >>> y, a = (x[:, 0] > 0).long(), (x[:, 1] > 0).long()
         >>> fixed = fix(torch.nn.Linear(3, 2), (x, y, a), "erase")

@@ -79,8 +79,8 @@ def audit(
 
     Example:
         >>> x = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
-        >>> y = (x[:, 0] > 0).long()
-        >>> audit(torch.nn.Linear(2, 2), (x, y, torch.arange(400) % 2), remedies=()).verdict
+        >>> y, unrelated = torch.arange(400) % 2, torch.arange(400) // 2 % 2
+        >>> audit(torch.nn.Linear(2, 2), (x, y, unrelated), remedies=()).verdict
         'no shortcut found'
     """
     run = _Run(_placed(model, device), seed, batch_size, progress)
