@@ -67,7 +67,9 @@ def fix(
         >>> import torch
         >>> x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0))
         >>> y, a = (x[:, 0] > 0).long(), (x[:, 1] > 0).long()
-        >>> fixed = fix(torch.nn.Linear(3, 2), (x, y, a), "erase")
+        >>> model = torch.nn.Linear(3, 2, bias=False)  # one that leans on the second feature
+        >>> _ = model.load_state_dict({"weight": torch.tensor([[-1.0, -2.0, 0.0], [1.0, 2.0, 0.0]])})
+        >>> fixed = fix(model, (x, y, a), "erase")
         >>> fixed.after.group_average > fixed.before.group_average
         True
     """
