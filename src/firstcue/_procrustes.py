@@ -6,6 +6,7 @@ nearest to it: R = L Q, with L any root of S and Q the orthogonal polar factor o
 
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -33,11 +34,15 @@ class Alignment:
     factor: Tensor
     """`(d, d)`."""
 
-    aligned: Tensor
-    """`(k, d, d)`."""
+    bridges: Tensor
+    """`(k, d, d)`: the roots R_c themselves if `careful`, else Y_c with R_c^-1 = Y_c Y_c^T factor^T."""
+
+    careful: bool
+    overlap: float
+    """Weighted mean of tr (factor^T R_c)."""
 
     residual: float
-    """How far `factor` is from their weighted mean, relative to itself in every direction."""
+    """How far `factor` is from the weighted mean of the roots, relative to itself in every direction."""
 
     passes: int
     """Number of times all roots were aligned."""
@@ -48,72 +53,111 @@ class Alignment:
 
 def midpoint(matrices: Tensor, shares: Tensor) -> Alignment:
     """Closed form for one or two matrices of any rank: average a root of one and the nearest root of the other."""
-    root = some_root(matrices[0])
-    aligned = root.expand(len(matrices), -1, -1).clone()
-    condition = 1.0
+    first = some_root(matrices[0])
+    roots, condition = [first], 1.0
     if len(matrices) == 2:
-        aligned[1], condition = nearest_root(matrices[1], root, Precision.FAST)
-        if _noise(condition, Precision.FAST) > EXACT:
-            aligned[1], condition = nearest_root(matrices[1], root, Precision.CAREFUL)
-    cross = product(root.mT, aligned[-1])
-    asymmetry = (cross - cross.mT).norm() / cross.norm().clamp(min=TINY)
-    return Alignment(torch.einsum("k,kij->ij", shares, aligned), aligned, float(asymmetry), 0, _floor(condition))
+        found = nearest_root(matrices[1], first, Precision.FAST)
+        if _noise(found.condition, Precision.FAST) <= EXACT:
+            roots.append(torch.linalg.solve_triangular(first.mT, found.part, upper=True))
+        else:
+            found = nearest_root(matrices[1], first, Precision.CAREFUL)
+            roots.append(found.part)
+        condition = found.condition
+    factor = torch.einsum("k,kij->ij", shares, torch.stack(roots))
+    overlap = float(factor.square().sum())  # the mean of the roots is the factor
+    asymmetry = _asymmetry(first, roots[-1])
+    return Alignment(factor, torch.stack(roots), True, overlap, asymmetry, 0, _floor(condition))
+
+
+def _asymmetry(one: Tensor, two: Tensor) -> float:
+    """How far one^T two is from its transpose, seen through eight random vectors."""
+    seen = torch.randn(len(one), 8, generator=torch.Generator().manual_seed(0), dtype=one.dtype).to(one.device)
+    forth, back = one.mT @ (two @ seen), two.mT @ (one @ seen)
+    return float((forth - back).norm() / forth.norm().clamp(min=TINY))
 
 
 def iterate(matrices: Tensor, shares: Tensor, factor: Tensor, tolerance: float, max_iterations: int) -> Alignment:
     """The fixed point, each pass as exact as the residual then asks for."""
     mixing = _Anderson()
     precision = Precision.DRAFT if len(factor) >= 128 else Precision.FAST
-    aligned = torch.empty_like(matrices)
-    residual, floor, passes, exact = float("inf"), 0.0, 0, True
+    bridges = torch.empty_like(matrices)
     for passes in range(1, max_iterations + 1):
         if passes == max_iterations:
             precision = max(precision, Precision.FAST)
-        noise, floor = _align(aligned, matrices, factor, precision)
-        step = torch.einsum("k,kij->ij", shares, aligned) - factor
+        mean, overlap, condition = _align(bridges, matrices, shares, factor, precision)
+        noise, floor, step = _noise(condition, precision), _floor(condition), mean - factor
         residual = _relative(step, factor)
+        careful = precision is Precision.CAREFUL
         exact = precision > Precision.DRAFT and noise <= EXACT
-        if (exact and residual <= max(tolerance, floor)) or passes == max_iterations:
+        hopeless = careful and residual == float("inf")  # the factor lost a direction
+        if (exact and residual <= max(tolerance, floor)) or passes == max_iterations or hopeless:
             break
         if noise > max(residual, tolerance) / 10 or residual <= tolerance:
             precision = Precision(min(precision + 1, Precision.CAREFUL))
-        if noise <= 1:
+        if noise <= 1 and residual < float("inf"):
             factor = mixing(factor, step, residual)
     if not exact:  # stopped early: what was aligned roughly must still arrive exactly
-        _align(aligned, matrices, factor, Precision.CAREFUL)
-    return Alignment(factor, aligned, residual, passes, floor)
+        _, overlap, _ = _align(bridges, matrices, shares, factor, Precision.CAREFUL)
+        careful = True
+    return Alignment(factor, bridges, careful, overlap, residual, passes, floor)
 
 
-def _align(out: Tensor, matrices: Tensor, factor: Tensor, precision: Precision) -> tuple[float, float]:
-    """Write the nearest roots of all matrices; return their rounding error and the residual it cannot go below."""
-    worst = 1.0
-    for c, matrix in enumerate(matrices):
-        out[c], condition = nearest_root(matrix, factor, precision)
-        worst = max(worst, condition)
-    return _noise(worst, precision), _floor(worst)
+def _align(
+    bridges: Tensor, matrices: Tensor, shares: Tensor, factor: Tensor, precision: Precision
+) -> tuple[Tensor, float, float]:
+    """Write the bridges; return the mean of the nearest roots, its overlap with the factor, and the worst condition."""
+    mean, overlap, worst = torch.zeros_like(factor), 0.0, 1.0
+    for c, (matrix, share) in enumerate(zip(matrices, shares.tolist(), strict=True)):
+        found = nearest_root(matrix, factor, precision)
+        bridges[c] = found.bridge
+        mean.add_(found.part, alpha=share)
+        overlap += share * found.overlap
+        worst = max(worst, found.condition)
+    if precision is not Precision.CAREFUL:
+        mean = torch.linalg.solve_ex(factor.mT, mean).result
+    return mean, overlap, worst
 
 
-def nearest_root(matrix: Tensor, factor: Tensor, precision: Precision) -> tuple[Tensor, float]:
-    """The root R of `matrix` nearest to `factor`: F^T R is symmetric positive semi-definite.
+class Nearest(NamedTuple):
+    """The root R of a matrix S nearest to F, which makes F^T R symmetric positive semi-definite."""
 
-    R = L Q for any root L, with Q the orthogonal polar factor of L^T F; or, where conditioning allows it,
-    R = S F (F^T S F)^-1/2 without any L. Returned with the condition number of F^T S F.
+    part: Tensor
+    """R itself if computed with care, else F^T R, which spares a product; either may be averaged."""
+
+    bridge: Tensor
+    """As in `Alignment`."""
+
+    condition: float
+    """Condition number of F^T S F."""
+
+    overlap: float
+    """tr (F^T R)."""
+
+
+def nearest_root(matrix: Tensor, factor: Tensor, precision: Precision) -> Nearest:
+    """R = L Q for any root L, with Q the orthogonal polar factor of L^T F.
+
+    Or, where conditioning allows it, F^T R = (F^T S F)^1/2 without any L.
     """
     if precision is Precision.CAREFUL:
-        root = some_root(matrix)
-        left, stretch, right = torch.linalg.svd(product(root.mT, factor))
-        return product(root, product(left, right)), float((stretch[0] / stretch[-1].clamp(min=TINY)).square())
+        some = some_root(matrix)
+        left, stretch, right = torch.linalg.svd(product(some.mT, factor))
+        root = product(some, product(left, right))
+        condition = float((stretch[0] / stretch[-1].clamp(min=TINY)).square())
+        return Nearest(root, root, condition, float(stretch.sum()))
     dtype = torch.float32 if precision is Precision.DRAFT else torch.float64
-    size = matrix.diagonal().max().clamp(min=TINY)  # scaled, so that float32 neither overflows nor underflows
-    near = (factor / factor.norm().clamp(min=TINY)).to(dtype)
-    pushed = product((matrix / size).to(dtype), near)
-    values, vectors = eigh(product(near.mT, pushed))
+    # scaled, so that float32 neither overflows nor underflows
+    size, length = matrix.diagonal().max().clamp(min=TINY), factor.norm().clamp(min=TINY)
+    near = (factor / length).to(dtype)
+    values, vectors = eigh(product(near.mT, product((matrix / size).to(dtype), near)))
     if not float(values[-1]) > 0:
-        return matrix, float("inf")
+        return Nearest(matrix, matrix, float("inf"), 0.0)
     values = values.clamp(min=torch.finfo(dtype).eps * float(values[-1]))
-    half = vectors * values.rsqrt().sqrt()  # half half^T is symmetric, which the product turns to account
-    root = product(pushed, product(half, half.mT))
-    return root.mul_(size.sqrt()), float(values[-1] / values[0])
+    unit, fourth = size.sqrt() * length, values.sqrt().sqrt()
+    half = vectors * fourth  # a product with its own transpose takes half the work
+    together = product(half, half.mT).to(torch.float64) * unit
+    bridge = vectors / (fourth * unit.sqrt())
+    return Nearest(together, bridge, float(values[-1] / values[0]), float(values.sqrt().sum() * unit))
 
 
 def _noise(condition: float, precision: Precision) -> float:

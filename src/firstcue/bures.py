@@ -40,8 +40,12 @@ class Barycenter:
     factor: Float[Tensor, "d r"]
     """A root of `matrix`."""
 
-    aligned: Float[Tensor, "k d r"]
-    """Roots of the matrices, each the one nearest to `factor`."""
+    bridges: Float[Tensor, "k m r"]
+    """What leads from `factor` to the maps: Y_c of A_c = factor Y_c Y_c^T factor^T, or, if `careful`, the root R_c of matrix
+    c nearest to `factor`, with A_c = factor R_c^-1. NaN for a matrix without weight."""
+
+    careful: bool
+    """Which of the two; the second is for matrices too ill-conditioned for the first."""
 
     def maps(self) -> Float[Tensor, "k d d"]:
         """Shortest maps A_c from each matrix to the barycentre: `A_c S_c A_c^T = matrix`, even after an early stop.
@@ -49,18 +53,23 @@ class Barycenter:
         Raises:
             ValueError: If a matrix is singular where another has variance: no linear map exists then.
         """
-        square = self.aligned.shape[-1] == self.aligned.shape[-2]
-        if square:
-            goal = self.factor.expand_as(self.aligned)
-            maps = torch.linalg.solve_ex(self.aligned, goal, left=False).result
-        else:
-            maps = self.factor @ torch.linalg.pinv(self.aligned)
-        if not bool(torch.isfinite(maps).all()):
+        maps = torch.stack([self._map(bridge) for bridge in self.bridges])
+        if not bool(torch.isfinite(maps[torch.isfinite(self.bridges).all(dim=(1, 2))]).all()):
             raise ValueError(
                 "a matrix is singular where others have variance, so no linear map takes it to the barycentre. "
                 "Shrink it towards a multiple of the identity first."
             )
         return maps
+
+    def _map(self, bridge: Tensor) -> Tensor:
+        if not self.careful:
+            half = product(self.factor, bridge)
+            return product(half, half.mT)
+        if not bool(bridge.triu(1).any()) and bridge.shape[0] == bridge.shape[1]:  # a Cholesky factor
+            return torch.linalg.solve_triangular(bridge, self.factor, upper=False, left=False)
+        if bridge.shape[0] == bridge.shape[1]:
+            return torch.linalg.solve_ex(bridge, self.factor, left=False).result
+        return self.factor @ torch.linalg.pinv(bridge)
 
 
 def bures_squared(a: Tensor, b: Tensor) -> float:
@@ -170,8 +179,8 @@ def barycenter(
     used = shares > 0
     everything = bool(used.all())
     found = _within_range(stack if everything else stack[used], shares[used], tolerance, max_iterations)
-    aligned = found.aligned if everything else _spread(found.aligned, used)
-    return replace(found, matrix=found.matrix.to(matrices.dtype), aligned=aligned)
+    bridges = found.bridges if everything else _spread(found.bridges, used)
+    return replace(found, matrix=found.matrix.to(matrices.dtype), bridges=bridges)
 
 
 def _within_range(matrices: Tensor, shares: Tensor, tolerance: float, max_iterations: int) -> Barycenter:
@@ -182,8 +191,8 @@ def _within_range(matrices: Tensor, shares: Tensor, tolerance: float, max_iterat
     inner = full_rank_barycenter(
         basis.mT @ matrices @ basis, shares, tolerance=tolerance, max_iterations=max_iterations
     )
-    matrix, factor, aligned = basis @ inner.matrix @ basis.mT, basis @ inner.factor, basis @ inner.aligned
-    return replace(inner, matrix=matrix, factor=factor, aligned=aligned)
+    bridges = basis @ inner.bridges if inner.careful else inner.bridges
+    return replace(inner, matrix=basis @ inner.matrix @ basis.mT, factor=basis @ inner.factor, bridges=bridges)
 
 
 def full_rank_barycenter(matrices: Tensor, shares: Tensor, *, tolerance: float, max_iterations: int) -> Barycenter:
@@ -199,26 +208,27 @@ def full_rank_barycenter(matrices: Tensor, shares: Tensor, *, tolerance: float, 
     back = order.argsort()
     sorted_ones = matrices[:, order[:, None], order]
     found = _solve(sorted_ones, shares, mean[order[:, None], order], tolerance, max_iterations)
-    matrix, factor, aligned = found.matrix[back[:, None], back], found.factor[back], found.aligned[:, back]
-    return replace(found, matrix=matrix, factor=factor, aligned=aligned)
+    bridges = found.bridges[:, back] if found.careful else found.bridges
+    return replace(found, matrix=found.matrix[back[:, None], back], factor=found.factor[back], bridges=bridges)
 
 
 def _solve(matrices: Tensor, shares: Tensor, mean: Tensor, tolerance: float, max_iterations: int) -> Barycenter:
     if len(mean) == 0:
-        return Barycenter(mean, 0.0, 0, True, 0.0, mean, matrices)
+        return Barycenter(mean, 0.0, 0, True, 0.0, mean, matrices, True)
     few = len(matrices) <= 2
     found = midpoint(matrices, shares) if few else iterate(matrices, shares, some_root(mean), tolerance, max_iterations)
     matrix = product(found.factor, found.factor.mT)
-    spread = torch.einsum("k,kii->", shares, matrices) + matrix.trace()
-    overlap = torch.einsum("k,kij,ij->", shares, found.aligned, found.factor)  # tr (S^1/2 S_c S^1/2)^1/2, averaged
-    objective = max(0.0, float(spread - 2 * overlap))
+    spread = float(torch.einsum("k,kii->", shares, matrices) + matrix.trace())
+    objective = max(0.0, spread - 2 * found.overlap)
     converged = found.residual <= max(tolerance, found.floor)
-    return Barycenter(matrix, found.residual, found.passes, converged, objective, found.factor, found.aligned)
+    return Barycenter(
+        matrix, found.residual, found.passes, converged, objective, found.factor, found.bridges, found.careful
+    )
 
 
-def _spread(aligned: Tensor, used: Tensor) -> Tensor:
-    """Roots of all matrices; one without weight has none (NaN)."""
-    return aligned.new_full((len(used), *aligned.shape[1:]), torch.nan).index_copy_(0, used.nonzero()[:, 0], aligned)
+def _spread(bridges: Tensor, used: Tensor) -> Tensor:
+    """Bridges to all matrices; one without weight has none (NaN)."""
+    return bridges.new_full((len(used), *bridges.shape[1:]), torch.nan).index_copy_(0, used.nonzero()[:, 0], bridges)
 
 
 def _shares(weights: Tensor | None, matrices: Tensor) -> Tensor:

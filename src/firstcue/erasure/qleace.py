@@ -128,10 +128,11 @@ def _require_full_rank(covariances: Tensor, by_class: Moments, names: Sequence[s
     where = (
         f"{d} dimensions" if d == all_features else f"the {d} of {all_features} dimensions in which the classes vary"
     )
-    for covariance, rows, name in zip(covariances, by_class.rows.tolist(), names, strict=True):
+    suspects = _nearly_singular(covariances, by_class.rows)
+    for covariance, rows, name, suspect in zip(covariances, by_class.rows.tolist(), names, suspects, strict=True):
         if rows <= d and not shrunk:
             trouble = f"class {name!r} has {rows} sample{'s' * (rows != 1)} for {where} (at least {d + 1} are needed)"
-        elif (rank := factor_psd(covariance, rows=rows).rank) < d:
+        elif suspect and (rank := factor_psd(covariance, rows=rows).rank) < d:
             trouble = f"class {name!r} ({rows} samples) varies in only {rank} of {where}"
         else:
             continue
@@ -140,6 +141,14 @@ def _require_full_rank(covariances: Tensor, by_class: Moments, names: Sequence[s
             f"QLEACE needs an invertible covariance in every class, but {trouble}. Reduce `x` first (a principal subspace, or "
             f"drop features that are constant in one class), merge or drop rare classes{more}."
         )
+
+
+def _nearly_singular(covariances: Tensor, rows: Tensor) -> list[bool]:
+    """Where a Cholesky pivot, relative to the variance of its feature, comes near rounding; a cheap test before the exact."""
+    triangles, failed = torch.linalg.cholesky_ex(covariances)
+    pivots = triangles.diagonal(dim1=-2, dim2=-1).square() / covariances.diagonal(dim1=-2, dim2=-1)
+    cut = 100 * EPS * rows.clamp(min=covariances.shape[-1])
+    return ((failed > 0) | ~(pivots.amin(dim=-1) > cut)).tolist()
 
 
 def _movement(maps: Tensor, covariances: Tensor, shares: Tensor) -> float:
