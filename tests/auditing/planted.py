@@ -66,15 +66,14 @@ def rows(
     return Batch(x, torch.tensor(y), attribute=torch.tensor(a), classes=names[0], values=names[1], cue="cue", edit=edit)
 
 
-def fitted_head(batch: Batch, *, balanced: bool) -> Head:
-    """A logistic head on raw rows, which takes the cue, or on balanced ones, which does not."""
+def fitted_head(batch: Batch, *, uses: bool) -> Head:
+    """A logistic head on raw rows, which takes the cue, or one that is shown rows without it and cannot."""
     from sklearn.linear_model import LogisticRegression
 
-    cells = batch.groups()
-    weights = 1 / torch.bincount(cells)[cells].double() if balanced else torch.ones(len(cells), dtype=torch.float64)
-    fit = LogisticRegression(C=1.0).fit(
-        batch.x.numpy(), batch.y.numpy(), sample_weight=(weights / weights.mean()).numpy()
-    )
+    x = batch.x.clone()
+    if not uses:
+        x[:, batch.num_classes : batch.num_classes + batch.num_values] = 0
+    fit = LogisticRegression(C=1.0).fit(x.numpy(), batch.y.numpy())
     w, b = torch.tensor(fit.coef_), torch.tensor(fit.intercept_)
     if len(w) == 1:
         w, b = torch.cat([torch.zeros_like(w), w]), torch.cat([torch.zeros_like(b), b])
@@ -95,4 +94,4 @@ def case(
     rng = np.random.default_rng(seed)
     held_table = np.full_like(train_table, 1 / train_table.shape[1]) if held_table is None else held_table
     train, held = rows(train_table, n_train, rng), rows(held_table, n_held, rng, harder=harder)
-    return Case(train, held, fitted_head(train, balanced=not uses))
+    return Case(train, held, fitted_head(train, uses=uses))
