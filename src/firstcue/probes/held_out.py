@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from firstcue._checks import encode_labels, require_finite, require_rows
 from firstcue._rows import feature_rows
@@ -181,7 +182,8 @@ def _class_sums(x: Tensor, centre: Tensor, labellings: Sequence[Split]) -> tuple
     for part, cell in zip(used.split(CHUNK), cells.split(CHUNK, dim=1), strict=True):
         away = x[part.to(x.device)].to(centre.dtype) - centre
         for total, mine in zip(sums, cell.to(x.device), strict=True):
-            total += torch.zeros_like(total, dtype=away.dtype).index_add_(0, mine, away)
+            # a product with one-hot rows: adding row by row would wake all threads once per row
+            total += one_hot(mine, len(total)).to(away.dtype).mT @ away
     counts = torch.stack([torch.bincount(cell, minlength=first.folds * k) for cell in cells])
     shape = (len(cells), first.folds, k)
     return sums.reshape(*shape, -1), counts.reshape(shape).double().to(x.device)
