@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from firstcue._checks import as_tensor, require_finite, require_rows
 from firstcue._progress import Progress, silent, within
@@ -155,7 +156,8 @@ def _answers(whole: Moments, fitted: Batch, fit: Tensor, x: Tensor, rows: Tensor
     counts = torch.bincount(fitted.y[fit], minlength=k).double()
     sums = torch.zeros(k, d, dtype=torch.float64)
     for part in fit.split(CHUNK):
-        sums.index_add_(0, fitted.y[part], fitted.x[part].double() - whole.mean)
+        # a product with one-hot rows: adding row by row would wake all threads once per row
+        sums += one_hot(fitted.y[part], k).double().mT @ (fitted.x[part].double() - whole.mean)
     means = whole.mean + sums / counts.clamp(min=1)[:, None]
     shrinkage = oas if len(fit) < 5 * d else None
     probe = linear_from_means(whole, means, counts, fitted.classes, balanced=False, shrinkage=shrinkage)
