@@ -75,14 +75,18 @@ class GroupEraser:
         edited = self._shift(rows, ids) if self.maps is None else self._map(rows, ids, self.maps)
         return like(edited, x)
 
-    def report(self, x: Any, z: Any) -> dict[str, float | None]:
+    def report(self, x: Any, z: Any) -> dict[str, Any]:
         """What the eraser does to rows `x` with labels `z`; `optimum` is the distortion promised at the fit.
 
-        See `firstcue.erasure.report.edit_report` for the keys.
+        A map that looks at labels can write them into the rows: `injection` holds what a strong probe reads before and
+        after, and a warning is given when that rose. See `firstcue.erasure.report.edit_report` for the other keys.
         """
+        from firstcue.erasure.injection import injection
         from firstcue.erasure.report import edit_report
 
-        return edit_report(x, self(x, z), z, rank=self.rank, optimum=lambda _: self.distortion)
+        erased = self(x, z)
+        report: dict[str, Any] = {**edit_report(x, erased, z, rank=self.rank, optimum=lambda _: self.distortion)}
+        return report | {"injection": injection(x, erased, z)}
 
     @property
     def rank(self) -> int:
