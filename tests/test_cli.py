@@ -160,7 +160,7 @@ def test_embeddings_with_linear_outputs_are_judged(here, capsys):
 
 def test_held_out_embeddings_bring_their_own_outputs(here, capsys):
     held_out = ["--outputs", "F.npy", "--held-out", "held.npz", "--held-out-outputs", "G.npy"]
-    code, out, err = run([*ARRAYS, "--attribute", "noise.npy", *held_out, "--json"], capsys)
+    code, out, err = run([*ARRAYS, "--attribute", "cue.npy", *held_out, "--json"], capsys)
     assert code in (0, 5), err
     assert only_object(out)["groups"]["overall"]["n"] == 500
 

@@ -207,7 +207,7 @@ def _read_batch(data: Any, name: str) -> Batch:
             raise ValueError(
                 f"`{name}` is a mapping without {missing}; keys found: {sorted(data)}. Needed: x, y and any columns."
             )
-        return Batch.of(data["x"], data["y"], **{k: v for k, v in data.items() if k not in ("x", "y")})
+        return _named_columns(data)
     if (
         isinstance(data, tuple | list)
         and len(data) in (2, 3)
@@ -222,6 +222,17 @@ def _read_batch(data: Any, name: str) -> Batch:
         f"`{name}` is a {type(data).__name__}; firstcue reads a Batch, (x, y), (x, y, attribute), a mapping with x and y, "
         f"an iterable of those (a DataLoader), or a path."
     )
+
+
+def _named_columns(data: Mapping[str, Any]) -> Batch:
+    """A batch from x, y and columns; one called "cue" or "edit" is a column too, unless it is what `Batch.of` takes."""
+    rest = {name: value for name, value in data.items() if name not in ("x", "y")}
+    clash = [n for n in ("cue", "edit") if n in rest and not isinstance(rest[n], str) and not callable(rest[n])]
+    own: dict[str, Any] = {name: rest.pop(name) for name in clash}
+    batch = Batch.of(data["x"], data["y"], **rest)
+    for name, column in own.items():
+        require_rows(batch.x, column, y_name=name)
+    return replace(batch, columns={**batch.columns, **own})
 
 
 def _joined(parts: list[Any], name: str) -> Batch:

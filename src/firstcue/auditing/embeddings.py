@@ -19,7 +19,7 @@ from firstcue.auditing.splits import stratified_folds
 from firstcue.auditing.subject import Subject, linear_readout
 from firstcue.auditing.suspects import inferred_findings
 from firstcue.auditing.tables import group_table
-from firstcue.batch import Batch
+from firstcue.batch import Batch, as_batch
 from firstcue.finding import Remedy, Report
 from firstcue.moments import Moments
 from firstcue.probes import ProbeResult, held_out_accuracy
@@ -195,7 +195,7 @@ def _unseen(held_out: Any) -> tuple[Any, Tensor | None]:
         )
     x, y, attribute, outputs = (*held_out, None, None)[:4]
     columns = attribute if isinstance(attribute, Mapping) else {} if attribute is None else {"attribute": attribute}
-    return Batch.of(_vectors(x, "held_out x"), y, **columns), _logits(outputs, x, "held_out outputs")
+    return as_batch({**columns, "x": _vectors(x, "held_out x"), "y": y}), _logits(outputs, x, "held_out outputs")
 
 
 def _num_classes(batch: Batch, unseen: Any) -> int:
