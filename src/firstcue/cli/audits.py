@@ -30,7 +30,7 @@ def demo(
     open_page: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="A smaller run that only shows that everything works.")] = False,
 ) -> int:
-    """Train a small network on shipped images, catch it taking a shortcut, and repair it; offline, about a minute."""
+    """Train a small network on shipped images, catch it taking a shortcut, and repair it; offline, half a minute."""
     writable_folder(out)
     note(f"Training and auditing a small network; everything is written to {out}.", quiet=settings.quiet)
     settings.prepare_torch()
