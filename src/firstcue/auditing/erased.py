@@ -15,6 +15,7 @@ from torch import Tensor
 from firstcue.auditing.splits import stratified_folds
 from firstcue.erasure.leace import AffineEraser, leace_map
 from firstcue.layers import Head
+from firstcue.linalg import factor_psd
 from firstcue.moments import Moments
 from firstcue.shrinkage import oas
 from firstcue.spurious.reliance import Gap, accuracy_gap
@@ -235,9 +236,9 @@ def _erased_logits(
 ) -> Tensor:
     """`(n_test, draws, K)` logits after erasing each shuffled cue, in one batched LEACE."""
     cross, mean = _shuffled_cross(x, y, values, train, num_values)  # (b, d, V), (b, d)
-    scale = fit.covariance.diagonal().clamp(min=1e-300).sqrt()
-    factor = _factor(fit.covariance / scale[:, None] / scale)
-    solved = factor(cross / scale[:, None]) / scale[:, None]  # covariance^-1 cross
+    draws, d, _ = cross.shape
+    flat = factor_psd(fit.covariance).solve(cross.permute(1, 0, 2).reshape(d, -1))
+    solved = flat.reshape(d, draws, num_values).permute(1, 0, 2)  # covariance^+ cross, one factor for all draws
     weight, basis = torch.linalg.eigh(cross.mT @ solved)  # squared canonical correlations
     inverse = torch.where(weight > 1e-10, 1 / weight.clamp(min=1e-10), 0.0)
     middle = basis * inverse[:, None] @ basis.mT  # (b, V, V)
@@ -247,16 +248,6 @@ def _erased_logits(
     reads = reads - torch.einsum("bd,bdv->bv", mean - centre, solved).float()
     logits = head(x[test]).float()
     return logits[:, None] - torch.einsum("nbv,bvk->nbk", reads, effect.float())
-
-
-def _factor(covariance: Tensor):  # type: ignore[no-untyped-def]
-    """A solver for an equilibrated covariance, by its eigenvectors when it is singular."""
-    factor, trouble = torch.linalg.cholesky_ex(covariance)
-    if int(trouble) == 0 and float(factor.diagonal().min()) > 1e-6:
-        return lambda b: torch.cholesky_solve(b, factor.expand(len(b), *factor.shape))
-    value, vector = torch.linalg.eigh(covariance)
-    inverse = torch.where(value > len(value) * 2.3e-16 * value[-1], 1 / value, 0.0)
-    return lambda b: (vector * inverse) @ (vector.mT @ b)
 
 
 def _shuffled_cross(x: Tensor, y: Tensor, values: Tensor, train: Tensor, num_values: int) -> tuple[Tensor, Tensor]:
