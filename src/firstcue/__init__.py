@@ -55,12 +55,18 @@ _HOME = {
     "fix": "auditing.fixing",
 }
 
-__all__ = ["__version__", *_HOME]
+_MODULES: dict[str, str] = {}
+"""Public names that are whole modules: `fc.sklearn.Leace`."""
+
+__all__ = ["__version__", *_HOME, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"firstcue.{_MODULES[name]}")
     if name not in _HOME:
-        raise AttributeError(f"module 'firstcue' has no attribute {name!r}; public names: {', '.join(sorted(_HOME))}")
+        known = ", ".join(sorted([*_HOME, *_MODULES]))
+        raise AttributeError(f"module 'firstcue' has no attribute {name!r}; public names: {known}")
     value = getattr(import_module(f"firstcue.{_HOME[name]}"), name)
     globals()[name] = value
     return value
