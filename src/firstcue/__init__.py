@@ -22,6 +22,7 @@ _HOME = {
     "leace_continuous": "erasure.leace",
     "oracle_leace": "erasure.oracle",
     "qleace": "erasure.qleace",
+    "gradient_erasure": "erasure.gradient",
     "fold": "erasure.fold",
     "injection": "erasure.injection",
     "save": "erasure.storage",
@@ -33,6 +34,12 @@ _HOME = {
     "layer_moments": "layers",
     "activations": "layers",
     "find_head": "layers",
+    "erased": "inside",
+    "scrub": "scrubbing",
+    # did training transform the features, and does the head use them
+    "low_rank_measure": "richness.low_rank",
+    "low_rank_of_moments": "richness.low_rank",
+    "balanced_weights": "richness.low_rank",
     # which group is served worst, and through which cue
     "dominoes": "spurious.compose",
     "overlay": "spurious.compose",
@@ -47,6 +54,9 @@ _HOME = {
     "Recorder": "training.recorder",
     "log_spaced": "training.recorder",
     "retrain_last_layer": "training.retrain",
+    # many runs
+    "Trial": "sweeps",
+    "sweep": "sweeps",
     # for people
     "Finding": "finding",
     "Report": "finding",
