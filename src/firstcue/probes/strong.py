@@ -23,7 +23,7 @@ def strong_answers(x: Tensor, split: Split, seed: int, directions: int) -> tuple
     coordinates, note = reduced(x, used, directions, seed)
     table, ids, fold = coordinates.numpy(), split.ids.numpy(), split.fold.numpy()
     answers, chosen = np.full(len(ids), -1), []
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     # a second thread gains nothing on a few thousand rows, and waits in a loop where cores are shared
     with threadpool_limits(1):

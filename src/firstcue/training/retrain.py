@@ -109,7 +109,7 @@ def retrain_head(
         >>> fit.balanced, fit.fits, bool((fit(features).argmax(1) == y).float().mean() > 0.95)
         ('group', 20, True)
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     began = time.perf_counter()
     if method not in METHODS:

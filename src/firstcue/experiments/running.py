@@ -1,0 +1,107 @@
+"""Run an experiment at a scale and write down what it found: rows, figures, claims."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from firstcue._progress import Progress, silent
+from firstcue._values import Value
+from firstcue._whole import written_whole
+from firstcue.experiments.catalogue import Experiment, trials_of
+from firstcue.experiments.claims import Claim
+from firstcue.sweeps import Store, sweep
+
+
+class Outcome(Value):
+    """An experiment that was run: its claims, and where its rows and figures are."""
+
+    experiment: str
+    title: str
+    source: str
+    scale: str
+    seeds: int
+    minutes: float
+    """CPU minutes of all trials together, those of earlier calls included."""
+
+    failed: int
+    """Trials that ended in an error."""
+
+    claims: list[Claim]
+    figures: dict[str, str]
+    """SVG file by the figure's name, relative to the folder of the results."""
+
+
+def reproduce(
+    experiment: Experiment,
+    out: str | Path,
+    *,
+    scale: str = "tiny",
+    seeds: int | None = None,
+    backend: str = "loky",
+    workers: int | None = None,
+    scheduler: str | None = None,
+    retry_failed: bool = False,
+    progress: Progress = silent,
+) -> Outcome:
+    """Run what is missing of an experiment and judge its claims.
+
+    Args:
+        experiment: From `find`.
+        out: Folder of the results: `trials/`, `<name>.csv`, `<name>.json` and `<name>-<figure>.svg`. A call that was
+            interrupted is continued.
+        scale: One of the experiment's scales.
+        seeds: Number of seeds; the experiment's own when None.
+        backend, workers, scheduler, retry_failed, progress: As in `sweep`.
+
+    Raises:
+        ValueError: If the experiment has no such scale, its data is not on this machine, or `out` cannot be written.
+    """
+    count = experiment.seeds if seeds is None else seeds
+    trials = trials_of(experiment, scale, count)
+    store = Store(Path(out) / "trials")
+    rows = sweep(
+        trials,
+        experiment.run,
+        store,
+        backend,
+        workers=workers,
+        scheduler=scheduler,
+        retry_failed=retry_failed,
+        progress=progress,
+    )
+    results = [store.read(trial) or store.read(trial, failed=True) for trial in trials]
+    stem = f"{experiment.name.replace('/', '-')}-{scale}"
+    write_rows(rows, Path(out) / f"{stem}.csv")
+    outcome = Outcome(
+        experiment=experiment.name,
+        title=experiment.title,
+        source=experiment.source,
+        scale=scale,
+        seeds=count,
+        minutes=sum(r.seconds for r in results if r is not None) / 60,
+        failed=sum(r is None or r.error is not None for r in results),
+        claims=experiment.claims(rows) if rows else [],
+        figures=_write_figures(experiment.figures(rows) if rows else {}, Path(out), stem),
+    )
+    with written_whole(Path(out) / f"{stem}.json") as path:
+        path.write_text(outcome.model_dump_json(indent=2), encoding="utf-8")
+    return outcome
+
+
+def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Rows as CSV; a column for every name that occurs."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _write_figures(figures: dict[str, Any], folder: Path, stem: str) -> dict[str, str]:
+    names = {}
+    for name, figure in figures.items():
+        names[name] = f"{stem}-{name}.svg"
+        with written_whole(folder / names[name]) as path:
+            figure.savefig(path, format="svg", bbox_inches="tight", metadata={"Date": None})
+    return names
