@@ -59,6 +59,9 @@ _HOME = {
     "geometric_mean": "agreement.rules",
     "sand_mask": "agreement.rules",
     "apply_rule": "agreement.apply",
+    # how fast something is learned
+    "description_length": "code_length.measuring",
+    "chunk_sizes": "code_length.sizes",
     # over time, and repair
     "train": "training.loop",
     "Recorder": "training.recorder",

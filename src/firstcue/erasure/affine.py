@@ -27,7 +27,7 @@ class AffineEraser:
     """
 
     left: Float64[Tensor, "d r"]
-    """Directions that are edited; r is at most the number of classes minus one."""
+    """Directions that are edited; for means alone, at most the number of classes minus one."""
 
     right: Float64[Tensor, "d r"]
     """Directions that are read; left^T right is the identity."""
