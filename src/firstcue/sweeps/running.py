@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from pickle import PicklingError
 from typing import Any
 
 from firstcue._extras import require_extra
@@ -243,11 +244,11 @@ def _parallel(backend: str, workers: int | None, return_as: str) -> Engine:
 
 def _require_sendable(work: Any) -> None:
     """Refuse at once what a worker could never receive; some engines would wait for ever."""
-    from joblib.externals import cloudpickle
+    from joblib.externals.loky.backend.reduction import dumps
 
     try:
-        cloudpickle.dumps(work)
-    except (TypeError, AttributeError, cloudpickle.pickle.PicklingError) as error:
+        dumps(work)
+    except (TypeError, AttributeError, PicklingError) as error:
         raise ValueError(
             f"`run` cannot be sent to another process ({error}); make it a function of a module that holds no open file, "
             f"lock or generator, or use backend='serial'."
