@@ -26,10 +26,11 @@ ORDER = [
     # models over time
     ["pooling", "positions"],
     ["forward"],
-    ["heads", "replacing"],
+    ["heads", "replacing", "code_length"],
     ["layers"],
     ["inside"],
     ["scrubbing"],
+    ["agreement"],
     ["training"],
     ["richness"],
     ["sweeps"],

@@ -25,6 +25,8 @@ _HOME = {
     "alf_qleace": "erasure.alf_qleace",
     "free_form_leace": "erasure.free_form",
     "gradient_erasure": "erasure.gradient",
+    "quantile_tables": "erasure.marginal",
+    "marginal_eraser": "erasure.marginal",
     "fold": "erasure.fold",
     "injection": "erasure.injection",
     "save": "erasure.storage",
