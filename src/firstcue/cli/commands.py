@@ -2,7 +2,7 @@
 
 import typer
 
-from firstcue.cli import audits, machine, repairs, reports
+from firstcue.cli import audits, machine, repairs, reports, runs
 from firstcue.cli.settings import command, options_before_the_command
 
 app = typer.Typer(
@@ -23,6 +23,9 @@ fix = typer.Typer(help="Repair a model and write it down.", no_args_is_help=True
 command(fix, "last-layer")(repairs.last_layer)
 command(fix)(repairs.erase)
 app.add_typer(fix, name="fix")
+
+command(app)(runs.reproduce)
+command(app)(runs.sweep)
 
 command(app)(reports.compare)
 command(app)(reports.view)

@@ -1,0 +1,191 @@
+"""`reproduce` and `sweep`: many runs, which the same command continues after an interruption."""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from firstcue.cli.files import writable_folder
+from firstcue.cli.outcomes import Outcome, WrongUsage, as_wrong_usage
+from firstcue.cli.screen import note, progress, show
+from firstcue.cli.settings import Settings
+
+if TYPE_CHECKING:  # pydantic is not loaded for `--help`
+    from firstcue.experiments import Experiment
+    from firstcue.sweeps import Store, Trial
+    from firstcue.sweeps.plan import Plan
+
+
+class Scale(StrEnum):
+    """How large an experiment runs."""
+
+    TINY = "tiny"
+    SMALL = "small"
+    PAPER = "paper"
+
+
+class Backend(StrEnum):
+    """What runs the trials."""
+
+    LOKY = "loky"
+    DASK = "dask"
+    RAY = "ray"
+    SERIAL = "serial"
+
+
+Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Processes. [default: one per core]")]
+Scheduler = Annotated[str | None, typer.Option("--scheduler", metavar="ADDRESS", help="Of a running dask scheduler.")]
+Retry = Annotated[bool, typer.Option("--retry-failed", help="Run failed trials again.")]
+Chosen = Annotated[Backend, typer.Option("--backend", help="What runs the trials.")]
+
+
+def reproduce(
+    settings: Settings,
+    name: Annotated[str, typer.Argument(metavar="list|PAPER|PAPER/CLAIM", help="What to run.")],
+    scale: Annotated[
+        Scale, typer.Option("--scale", help="tiny: a minute or two; small: up to 40 minutes.")
+    ] = Scale.TINY,
+    seeds: Annotated[
+        int | None, typer.Option("--seeds", min=1, help="Number of seeds. [default: the claim's own]")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder of rows, figures and claims.html.")] = Path("claims"),
+    backend: Chosen = Backend.LOKY,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Keep what is finished, or run everything again.")
+    ] = True,
+    retry_failed: Retry = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> int:
+    """Run a paper's claims again and say which hold here."""
+    from firstcue.experiments import find, names
+
+    if name == "list":
+        return _list(names())
+    with as_wrong_usage("NAME"):
+        chosen = find(name)
+    writable_folder(out)
+    if not resume:
+        _clear(out, chosen)
+    from firstcue.experiments import reproduce as run
+    from firstcue.report.claims import as_text, write_claims
+
+    outcomes = []
+    for experiment in chosen:
+        if str(scale) not in experiment.scales:
+            note(f"{experiment.name} has no scale {scale}; left out.", quiet=settings.quiet)
+            continue
+        with progress(quiet=settings.quiet) as tell:
+            outcomes.append(
+                run(
+                    experiment,
+                    out,
+                    scale=str(scale),
+                    seeds=seeds,
+                    backend=str(backend),
+                    workers=workers,
+                    scheduler=scheduler,
+                    retry_failed=retry_failed,
+                    progress=tell,
+                )
+            )
+        if not as_json:
+            show(as_text(outcomes[-1]))
+    if not outcomes:
+        raise WrongUsage(f"--scale: nothing called {name} has the scale {scale}.")
+    page = write_claims(out)
+    if as_json:
+        show("[" + ",\n".join(outcome.model_dump_json(indent=2) for outcome in outcomes) + "]")
+    else:
+        show(f"Claims: {page}")
+    return Outcome.DONE
+
+
+def _list(names: list[str]) -> int:
+    from firstcue.experiments import find
+
+    for name in names:
+        (experiment,) = find(name)
+        minutes = ", ".join(f"{scale} {size.minutes:g} min" for scale, size in experiment.scales.items())
+        show(f"{name:<34} {experiment.title} ({minutes})")
+    return Outcome.DONE
+
+
+def _clear(out: Path, experiments: "list[Experiment]") -> None:
+    """Forget what was finished of these experiments."""
+    from firstcue.sweeps import Store, Trial
+
+    store, wanted = Store(out / "trials"), {experiment.name for experiment in experiments}
+    for failed in (False, True):
+        for result in list(store.results(failed=failed)):
+            if result.trial["experiment"] in wanted:
+                store.path(Trial(**result.trial).key, failed=failed).unlink(missing_ok=True)
+
+
+def sweep(
+    settings: Settings,
+    file: Annotated[
+        Path, typer.Argument(metavar="SWEEP.toml", help="experiment, seeds, [settings], [grid], [random].")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = Path("sweep"),
+    backend: Annotated[
+        Backend | None, typer.Option("--backend", help="What runs the trials. [default: the file's]")
+    ] = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    retry_failed: Retry = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials and what is left; run nothing.")] = False,
+) -> int:
+    """Run an experiment over many settings; the same command continues after an interruption."""
+    from firstcue.experiments import find
+    from firstcue.experiments.catalogue import trials_of
+    from firstcue.experiments.running import write_rows
+    from firstcue.sweeps import Store
+    from firstcue.sweeps import sweep as run
+    from firstcue.sweeps.plan import read_plan, trials_of_plan
+
+    with as_wrong_usage("SWEEP.toml"):
+        plan: Plan = read_plan(file)
+        found = find(plan.experiment)
+        if len(found) != 1:
+            raise ValueError(f"{plan.experiment} names {len(found)} experiments; name one of them.")
+        (experiment,) = found
+        usual = trials_of(experiment, plan.scale, 1)[0].settings
+        trials = trials_of_plan(plan, usual, experiment.version)
+    writable_folder(out)
+    store = Store(out / "trials")
+    if dry_run:
+        return _list_trials(trials, store)
+    with progress(quiet=settings.quiet) as tell:
+        rows = run(
+            trials,
+            experiment.run,
+            store,
+            str(backend or plan.backend),
+            workers=workers,
+            scheduler=scheduler,
+            retry_failed=retry_failed,
+            time_limit=plan.time_limit,
+            progress=tell,
+        )
+    write_rows(rows, out / "rows.csv")
+    show(f"{len(rows)} rows of {len(trials)} trials: {out / 'rows.csv'}")
+    return Outcome.DONE
+
+
+def _list_trials(trials: "list[Trial]", store: "Store") -> int:
+    from firstcue.sweeps.trial import canonical
+
+    spent, left = 0.0, 0
+    for trial in trials:
+        result = store.read(trial) or store.read(trial, failed=True)
+        state = "to run" if result is None else "failed" if result.error else "finished"
+        spent += 0.0 if result is None else result.seconds
+        left += result is None
+        show(f"{state:<9} seed {trial.seed} {canonical(dict(trial.settings))}")
+    done = len(trials) - left
+    guess = f", about {spent / done * left:.0f} s of one core left" if done else ""
+    show(f"{done} of {len(trials)} trials done in {spent:.0f} s of one core{guess}.")
+    return Outcome.DONE
