@@ -1,17 +1,18 @@
 """One plain training loop, with a seam for how gradients are combined and one for how examples are weighed."""
 
-import inspect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from firstcue._checks import as_tensor, require_rows
+from firstcue.agreement._losses import means, row_losses
+from firstcue.agreement.apply import apply_to_losses
+from firstcue.agreement.rules import Rule, mean_gradient
 from firstcue.batch import Batch
 from firstcue.forward import seeded
 from firstcue.training.recorder import Step
@@ -19,26 +20,9 @@ from firstcue.training.recorder import Step
 Loss = Callable[..., Tensor]
 """`loss(outputs, y)`: a scalar, the mean over its rows."""
 
-Rule = Callable[[Tensor], Tensor]
-"""Gradients of environments `(e, p)` to one gradient `(p,)`; its attribute `scope` says what p must be."""
-
-
 Weighting = Callable[[Tensor, Tensor, Batch], Tensor]
 """From losses `(n,)`, outputs `(n, ...)` and the batch: weights `(n,)`, whose products with the losses are averaged, or a
 scalar objective. State (group weights, a second model) lives in the object."""
-
-
-def mean_gradient(gradients: Float[Tensor, "e p"]) -> Float[Tensor, " p"]:
-    """The mean over environments: ordinary training.
-
-    Example:
-        >>> mean_gradient(torch.tensor([[1.0, 0.0], [3.0, 2.0]]))
-        tensor([2., 1.])
-    """
-    return gradients.mean(dim=0)
-
-
-mean_gradient.scope = "element"  # type: ignore[attr-defined]
 
 
 def train(
@@ -147,68 +131,78 @@ def _update(
     number: int,
 ) -> float:
     """One step of the optimiser; the one place where parameters change."""
-    outputs = model(batch.x)
     optimizer.zero_grad(set_to_none=True)
     if rule is mean_gradient:
+        outputs = model(batch.x)
         objective = loss(outputs, batch.y) if weighting is None else _weighted(loss, weighting, outputs, batch)
         value = _finite(objective, number, optimizer)
         objective.backward()
     else:
-        losses = _environment_losses(loss, weighting, outputs, batch)
-        value = _finite(losses.mean(), number, optimizer)
-        _write_gradients(optimizer, losses, rule)
+        value = _backward_by_rule(model, batch, optimizer, loss, rule, weighting, number)
     optimizer.step()
     return value
 
 
+def _backward_by_rule(
+    model: nn.Module,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    rule: Rule,
+    weighting: Weighting | None,
+    number: int,
+) -> float:
+    """The mean of the environments' losses; their gradients, combined by the rule, are in `.grad`."""
+    rows, sizes = _by_environment(batch)
+    value = math.nan
+
+    def losses_of(outputs: Tensor) -> Tensor:
+        nonlocal value
+        losses = means(_weighted_rows(loss, weighting, outputs, rows), sizes)
+        value = _finite(losses.mean(), number, optimizer)
+        return losses
+
+    apply_to_losses(model, rows.x, losses_of, sizes, _trained(model, optimizer), rule)
+    return value
+
+
 def _weighted(loss: Loss, weighting: Weighting, outputs: Tensor, batch: Batch) -> Tensor:
-    losses = _per_example(loss, outputs, batch.y)
+    losses = row_losses(loss, outputs, batch.y)
     weights = weighting(losses, outputs, batch)
     return weights if weights.ndim == 0 else (weights * losses).mean()
 
 
-def _environment_losses(loss: Loss, weighting: Weighting | None, outputs: Tensor, batch: Batch) -> Tensor:
-    """`(e,)` mean loss of each environment in the batch."""
+def _weighted_rows(loss: Loss, weighting: Weighting | None, outputs: Tensor, batch: Batch) -> Tensor:
+    """`(n,)` losses, each times its weight."""
+    losses = row_losses(loss, outputs, batch.y)
+    if weighting is None:
+        return losses
+    weights = weighting(losses, outputs, batch)
+    if weights.ndim == 0:
+        raise ValueError(
+            "this weighting makes one objective of the whole batch, which leaves a gradient rule nothing to compare."
+        )
+    return weights * losses
+
+
+def _by_environment(batch: Batch) -> tuple[Batch, list[int]]:
+    """The rows with environments following each other, and how many rows each has."""
     if batch.group is None:
         raise ValueError(
             "a gradient rule compares environments, but the batch has none; yield (x, y, environment) or a Batch with "
             "`group`, or use the default rule."
         )
-    losses = _per_example(loss, outputs, batch.y)
-    if weighting is not None:
-        weights = weighting(losses, outputs, batch)
-        if weights.ndim == 0:
-            raise ValueError(
-                "this weighting makes one objective of the whole batch, which leaves a gradient rule nothing to compare."
-            )
-        losses = weights * losses
-    return torch.stack([losses[batch.group == e].mean() for e in batch.group.unique()])
+    if bool((batch.group[1:] < batch.group[:-1]).any()):
+        batch = batch.rows(batch.group.argsort(stable=True))
+    assert batch.group is not None
+    return batch, batch.group.unique_consecutive(return_counts=True)[1].tolist()
 
 
-def _write_gradients(optimizer: torch.optim.Optimizer, losses: Tensor, rule: Rule) -> None:
-    """`.grad` of every parameter from the gradients of the environments' losses, combined by the rule."""
-    params = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-    last = len(losses) - 1
-    rows = [
-        torch.autograd.grad(value, params, retain_graph=i < last, allow_unused=True, materialize_grads=True)
-        for i, value in enumerate(losses)
-    ]
-    stacks = [torch.stack([g.flatten() for g in gradients]) for gradients in zip(*rows, strict=True)]
-    if getattr(rule, "scope", "model") == "model":
-        whole = rule(torch.cat(stacks, dim=1))
-        combined = list(whole.split([stack.shape[1] for stack in stacks]))
-    else:
-        combined = [rule(stack) for stack in stacks]
-    for parameter, gradient in zip(params, combined, strict=True):
-        parameter.grad = gradient.reshape(parameter.shape).to(parameter)
-
-
-def _per_example(loss: Loss, outputs: Tensor, y: Tensor) -> Tensor:
-    """`(n,)` losses, from a loss that averages."""
-    if "reduction" in inspect.signature(loss).parameters:
-        losses = loss(outputs, y, reduction="none")
-        return losses.flatten(start_dim=1).mean(dim=1) if losses.ndim > 1 else losses
-    return torch.func.vmap(lambda f, t: loss(f[None], t[None]), randomness="different")(outputs, y)
+def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The parameters that the optimiser steps, by their name in the model."""
+    names = {id(p): name for name, p in model.named_parameters()}
+    trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
+    return {names.get(id(p), f"parameter {i} of the optimiser"): p for i, p in enumerate(trained)}
 
 
 def _finite(objective: Tensor, number: int, optimizer: torch.optim.Optimizer) -> float:

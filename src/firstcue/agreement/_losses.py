@@ -1,0 +1,73 @@
+"""The mean loss of every environment, from the outputs of all rows."""
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def environment_losses(loss: Callable[..., Tensor], outputs: Tensor, y: Tensor, sizes: Sequence[int]) -> Tensor:
+    """`(e,)` values of `loss(outputs, y)` on the rows of each environment.
+
+    Where the loss is a plain mean of losses of rows (checked on all rows), it is called once; otherwise once for each
+    environment.
+
+    Args:
+        loss: Mean over its rows.
+        outputs: `(n, ...)`, environments following each other.
+        y: `(n, ...)`.
+        sizes: Rows of each environment.
+
+    Raises:
+        ValueError: If the loss is not one number.
+    """
+    rows = row_losses(loss, outputs, y) if _knows_reduction(loss) else None
+    if rows is not None and _is_mean_of(rows, loss, outputs, y):
+        return means(rows, sizes)
+    equal = len(set(sizes)) == 1
+    if equal and len(sizes) > 8:
+        try:
+            parts = (t.unflatten(0, (len(sizes), sizes[0])) for t in (outputs, y))
+            return _numbers(torch.func.vmap(loss, randomness="different")(*parts))
+        except RuntimeError:
+            pass  # it looks at values or writes to its arguments: one call for each environment
+    pairs = zip(outputs.split(list(sizes)), y.split(list(sizes)), strict=True)
+    return _numbers(torch.stack([loss(out, labels) for out, labels in pairs]))
+
+
+def row_losses(loss: Callable[..., Tensor], outputs: Tensor, y: Tensor) -> Tensor:
+    """`(n,)` losses, from a loss that averages."""
+    if _knows_reduction(loss):
+        losses = loss(outputs, y, reduction="none")
+        return losses.flatten(start_dim=1).mean(dim=1) if losses.ndim > 1 else losses
+    return torch.func.vmap(lambda f, t: loss(f[None], t[None]), randomness="different")(outputs, y)
+
+
+def means(rows: Tensor, sizes: Sequence[int]) -> Tensor:
+    """`(e,)` means of parts of `(n,)` that follow each other."""
+    if len(set(sizes)) == 1:
+        return rows.unflatten(0, (len(sizes), sizes[0])).mean(dim=1)
+    return torch.stack([part.mean() for part in rows.split(list(sizes))])
+
+
+def _knows_reduction(loss: Any) -> bool:
+    return "reduction" in inspect.signature(loss).parameters
+
+
+def _is_mean_of(rows: Tensor, loss: Callable[..., Tensor], outputs: Tensor, y: Tensor) -> bool:
+    """False with class weights or ignored labels, whose mean is a weighted one."""
+    if rows.shape != (len(outputs),):
+        return False
+    with torch.no_grad():
+        whole = loss(outputs, y)
+        return whole.ndim == 0 and bool(torch.isclose(rows.detach().mean(), whole, rtol=1e-4, atol=0.0))
+
+
+def _numbers(losses: Tensor) -> Tensor:
+    if losses.ndim != 1:
+        raise ValueError(
+            f"the loss of an environment has shape {tuple(losses.shape[1:])}; return its mean over rows, one number."
+        )
+    return losses

@@ -1,0 +1,132 @@
+"""Where gradients of environments go, one parameter at a time: side by side, or into sums."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from firstcue.agreement._uses import Use, is_vector_linear, one_by_one, together
+from firstcue.agreement.sums import GradientSums
+
+CHUNK_ROWS = 64
+CHUNK_ELEMENTS = 1 << 22
+"""Of per-row gradients that exist at one time: 16 MB in float32, so that they stay near the processor."""
+
+
+class Stack:
+    """Gradients side by side, in the order in which they come."""
+
+    def __init__(self, environments: int, like: Tensor):
+        self.values = like.new_empty(environments, *like.shape)
+        """`(e, *shape)`."""
+        self.count = 0
+
+    def add(self, gradients: Tensor) -> None:
+        """Add `(m, *shape)` gradients."""
+        self.values[self.count : self.count + len(gradients)] = gradients
+        self.count += len(gradients)
+
+    def add_one(self, gradient: Tensor) -> None:
+        """Add one gradient `(*shape)`."""
+        self.values[self.count] = gradient
+        self.count += 1
+
+
+Sink = Stack | GradientSums
+Make = Callable[[int, Tensor], Sink]
+"""From the number of environments and the parameter: an empty sink."""
+Done = Callable[[str, Sink], None]
+"""Called once for every parameter, with its name and its full sink, which may then be forgotten."""
+
+
+class Sinks:
+    """Route gradients to the sink of their parameter, and hand a sink on when it is full.
+
+    Args:
+        parameters: By name.
+        sizes: Rows of each environment, in the order of the batch.
+        make: Makes a parameter's sink when its first gradient comes.
+        done: Takes full sinks.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], sizes: Sequence[int], make: Make, done: Done):
+        self._parameters, self._sizes, self._make, self._done = parameters, list(sizes), make, done
+        self._open: dict[str, Sink] = {}
+        self._left = set(parameters)
+
+    def receive(self, use: Use, x: Tensor, d: Tensor) -> None:
+        """What one call of a layer saw in the backward pass: all gradients of its parameters."""
+        wide = next(self._parameters[name] for name in use.names.values())
+        x, d = (t.to(wide.dtype) if t.is_floating_point() else t for t in (x, d))
+        if max(self._sizes) == 1:
+            self._row_by_row(use, x, d)
+        else:
+            start = 0
+            for size in self._sizes:
+                for name, gradient in together(use, x[start : start + size], d[start : start + size]).items():
+                    self._sink(name).add_one(gradient)
+                start += size
+        for name in use.names.values():
+            self._finish(name)
+
+    def add(self, gradients: Mapping[str, Tensor]) -> None:
+        """The next m environments' gradients `(m, *shape)`."""
+        for name, values in gradients.items():
+            self._sink(name).add(values)
+
+    def close(self) -> None:
+        """Parameters that the losses do not depend on have gradient zero."""
+        for name in list(self._open):
+            self._finish(name)
+        for name in list(self._left):
+            like = self._parameters[name]
+            self._sink(name).add(like.new_zeros(1).expand(len(self._sizes), *like.shape))
+            self._finish(name)
+
+    def _row_by_row(self, use: Use, x: Tensor, d: Tensor) -> None:
+        weight = use.names_of(1, "weight")
+        if is_vector_linear(use, x) and weight is not None:
+            sink = self._sink(weight)
+            if isinstance(sink, GradientSums) and sink.takes_products:
+                sink.add_products(d, x)
+                bias = use.names_of(2, "bias")
+                if bias is not None:
+                    self._sink(bias).add(d)
+                return
+        for rows, outs in zip(*(t.split(self._chunk(use, x, d)) for t in (x, d)), strict=True):
+            self.add(one_by_one(use, rows, outs))
+
+    def _chunk(self, use: Use, x: Tensor, d: Tensor) -> int:
+        """Rows whose gradients, and the patches they are made of, fit into the space."""
+        largest = max(self._parameters[name].numel() for name in use.names.values())
+        outputs = d[0].numel() // max(1, d.shape[1])
+        seen = max(self._parameters[name].flatten(start_dim=1).shape[-1] for name in use.names.values())
+        return max(1, min(CHUNK_ROWS, CHUNK_ELEMENTS // max(1, largest, outputs * seen)))
+
+    def _sink(self, name: str) -> Sink:
+        if name not in self._open:
+            self._open[name] = self._make(len(self._sizes), self._parameters[name].detach())
+        return self._open[name]
+
+    def _finish(self, name: str) -> None:
+        self._left.discard(name)
+        self._done(name, self._open.pop(name))
+
+
+def require_finite_gradients(name: str, sink: Sink) -> None:
+    """Refuse NaN and infinity, naming the parameter.
+
+    Raises:
+        ValueError: If a gradient is not finite.
+    """
+    total = sink.values if isinstance(sink, Stack) else sink.total
+    if bool(torch.isfinite(total.sum())) or bool(torch.isfinite(total).all()):
+        return
+    where = ""
+    if isinstance(sink, Stack):
+        bad = (~torch.isfinite(sink.values.flatten(start_dim=1))).any(dim=1).nonzero()[:, 0].tolist()
+        where = f" in {len(bad)} of {len(sink.values)} environments (the first is number {bad[0]})"
+    raise ValueError(
+        f"the gradient of parameter {name!r} is NaN or infinite{where}: lower the learning rate, clip gradients, or look for "
+        f"NaN in the inputs and in the loss. No parameter was changed."
+    )
