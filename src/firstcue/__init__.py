@@ -61,6 +61,10 @@ _HOME = {
     "geometric_mean": "agreement.rules",
     "sand_mask": "agreement.rules",
     "apply_rule": "agreement.apply",
+    "inconsistency": "agreement.consistency",
+    "losses_of": "agreement.consistency",
+    "quadratic_inconsistency": "agreement.quadratic",
+    "determinant_bound": "agreement.quadratic",
     # how fast something is learned
     "description_length": "code_length.measuring",
     "chunk_sizes": "code_length.sizes",

@@ -12,7 +12,7 @@ from firstcue._checks import as_tensor, require_finite
 _EPS = torch.finfo(torch.float64).eps
 
 
-def quadratic_inconsistency(hessians: Any, eps: float) -> float:
+def quadratic_inconsistency(hessians: Any, eps: float | int) -> float:
     """The inconsistency score of environments with losses `theta^T H_e theta / 2`, at their common minimum.
 
     It is `eps` times the largest ratio of curvatures, over directions and pairs of environments: the largest generalised
@@ -46,7 +46,7 @@ def quadratic_inconsistency(hessians: Any, eps: float) -> float:
     return float(eps) * max(1.0, ratio)
 
 
-def determinant_bound(hessians: Any, eps: float) -> float:
+def determinant_bound(hessians: Any, eps: float | int) -> float:
     """An upper bound of `quadratic_inconsistency` from determinants: `4 eps (det arithmetic / det geometric)^E`.
 
     The mean Hessian against the geometric mean of determinants, over E environments. The constant printed in the paper is
@@ -156,6 +156,6 @@ def _symmetric(h: Tensor) -> Tensor:
     return (h + h.mT) / 2
 
 
-def _require_eps(eps: float) -> None:
+def _require_eps(eps: float | int) -> None:
     if not (math.isfinite(eps) and eps > 0):
         raise ValueError(f"`eps` is a positive number in units of the loss; got {eps}.")
