@@ -33,7 +33,7 @@ def low_rank_measure(
     method: str = "exact",
     *,
     blocks: int = 0,
-    probes: int = 64,
+    probes: int = 32,
     seed: int = 0,
 ) -> Richness:
     """D_LR = 1 - CKA(kernel of the features, projector onto the outputs), always centred.
@@ -47,9 +47,10 @@ def low_rank_measure(
         debias: False; True, exact for Gaussian features; "auto", True where n is below 20 participation ratios; or
             "hsic", which is unbiased for any distribution and needs equal weights.
         weights: `(n,)`, not negative, for example `balanced_weights(y)`.
-        method: "exact", or "probe": the square norm of the covariance by deflated random probes, n p (C + 200) steps.
+        method: "exact", or "probe": the square norm of the covariance from the 32 directions of largest variance and
+            random probes for the rest, for thousands of features; its standard error is in `probe_error`.
         blocks: Blocks of rows for a jackknife interval, for example 10; each costs a p x p matrix.
-        probes: Columns beyond the 32 that catch the largest directions.
+        probes: How many random probes.
         seed: Of the probes.
 
     Returns:
