@@ -25,6 +25,7 @@ _HOME = {
     "alf_qleace": "erasure.alf_qleace",
     "free_form_leace": "erasure.free_form",
     "gradient_erasure": "erasure.gradient",
+    "order_of_statistics": "erasure.statistics_order",
     "quantile_tables": "erasure.marginal",
     "marginal_eraser": "erasure.marginal",
     "fold": "erasure.fold",
@@ -91,7 +92,7 @@ _HOME = {
     "fix": "auditing.fixing",
 }
 
-_MODULES: dict[str, str] = {}
+_MODULES: dict[str, str] = {"sklearn": "sklearn", "surrogates": "erasure.surrogates"}
 """Public names that are whole modules: `fc.sklearn.Leace`."""
 
 __all__ = ["__version__", *_HOME, *_MODULES]
