@@ -35,6 +35,7 @@ ORDER = [
     ["agreement"],
     ["training"],
     ["richness"],
+    ["integrations"],
     ["sweeps"],
     # for people
     ["data", "finding"],

@@ -1,0 +1,268 @@
+"""Richness over training: a measure for the recorder, and a monitor for the user's own loop, both of bounded cost.
+
+The same few thousand rows are measured every time, in evaluation mode, and the model, its statistics and the random
+state are afterwards what they were.
+"""
+
+import json
+import math
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from firstcue._checks import as_tensor, encode_labels, require_rows
+from firstcue._values import plain
+from firstcue._whole import written_whole
+from firstcue.batch import Batch
+from firstcue.forward import left_as_found, unwrap
+from firstcue.heads import Head, features_and_outputs, find_head
+from firstcue.richness.low_rank import low_rank_measure
+from firstcue.richness.movement import weight_movement
+from firstcue.richness.result import Debias
+from firstcue.richness.similarity import cka, label_alignment
+from firstcue.training.recorder import Measure, Step, When, is_due, require_when
+
+FEWEST_ROWS = 2000
+ROWS_PER_FEATURE = 5
+
+
+def richness_measure(
+    data: Any,
+    y: Any = None,
+    *,
+    initial: nn.Module | None = None,
+    reference: str = "raw",
+    debias: Debias = "auto",
+    max_rows: int | None = None,
+    name: str = "richness",
+    batch_size: int = 512,
+) -> Measure:
+    """A measure for the `Recorder`: D_LR and what to read beside it, and the change since the start.
+
+    The start is `initial`, or else the model at the first step recorded, of which features and parameters are copied. Use
+    one measure for one model.
+
+    Args:
+        data: Probe rows: a `Batch`, `(n, ...)` inputs, `(x, y)`, or an iterable of `(x, y)` such as a DataLoader.
+        y: `(n,)` labels, where `data` holds inputs only; with labels, accuracy and alignment are reported.
+        initial: The model before training.
+        reference: As in `low_rank_measure`.
+        debias: As in `low_rank_measure`.
+        max_rows: Rows used, drawn once; by default five for each feature, but at least 2,000.
+        name: Prefix of the numbers.
+        batch_size: Rows per call.
+
+    Returns:
+        `{name}/dlr`, `/used`, `/participation_ratio`, `/rank`, `/unused`, `/feature_change`, `/weight_movement`, and with
+        labels `/accuracy` and `/alignment`. NaN where not defined (constant features, diverged training).
+
+    Example:
+        >>> from firstcue.training.recorder import Recorder
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> recorder = Recorder([richness_measure(torch.randn(100, 4))], every=10)
+        >>> recorder.step(model, 0)
+        >>> recorder.rows[0]["richness/feature_change"] < 1e-6
+        True
+    """
+    return _Probe(data, y, initial, reference, debias, max_rows, name, batch_size)
+
+
+@dataclass
+class RichnessMonitor:
+    """Richness of a model during the user's own training loop.
+
+    Args:
+        model: Trained outside; its linear head is found by watching one call.
+        data: Probe rows, as in `richness_measure`; not the whole training set.
+        y: Labels, where `data` holds inputs only.
+        every: Steps between rows, or the steps themselves, as from `log_spaced`.
+        max_rows: As in `richness_measure`.
+        max_share: Fraction of the time since the first record that measuring may take; what is due beyond it is
+            skipped, and listed in `skipped`. Without it every row that is due is measured.
+        reference: As in `low_rank_measure`.
+        debias: As in `low_rank_measure`.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+        >>> monitor = RichnessMonitor(model, torch.randn(100, 4), every=10)
+        >>> for step in range(21):
+        ...     _ = monitor.record(step)
+        >>> [row["step"] for row in monitor.rows]
+        [0, 10, 20]
+    """
+
+    model: nn.Module
+    data: Any
+    y: Any = None
+    every: When = 1
+    max_rows: int | None = None
+    max_share: float | None = None
+    reference: str = "raw"
+    debias: Debias = "auto"
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        require_when(self.every)
+        if self.max_share is not None and not 0 < self.max_share <= 1:
+            raise ValueError(f"`max_share` is a fraction of the time, in (0, 1]; got {self.max_share}.")
+        self._measure = richness_measure(
+            self.data, self.y, reference=self.reference, debias=self.debias, max_rows=self.max_rows, name="richness"
+        )
+        self._began: float | None = None
+        self._spent = 0.0
+
+    def record(self, step: int, loss: float | None = None) -> dict[str, Any] | None:
+        """Measure the model after `step` updates if that is due; the row, or None.
+
+        Args:
+            step: Updates so far; begin with 0, before training.
+            loss: Training loss, to be shown beside: a diverging run looks rich.
+        """
+        if not is_due(self.every, step):
+            return None
+        now = time.perf_counter()
+        if (
+            self._began is not None
+            and self.max_share is not None
+            and self._spent > self.max_share * (now - self._began)
+        ):
+            self.skipped.append(step)
+            return None
+        row = {"step": step, "loss": loss, **self._measure(Step(step, self.model, loss))}
+        self._began = now if self._began is None else self._began
+        self._spent += time.perf_counter() - now
+        self.rows.append(row)
+        return row
+
+    def table(self) -> list[dict[str, Any]]:
+        """All rows so far."""
+        return [dict(row) for row in self.rows]
+
+    def to_json(self, path: str | Path) -> Path:
+        """Write the rows; NaN becomes null."""
+        target = Path(path)
+        with written_whole(target) as file:
+            file.write_text(json.dumps(plain(self.rows), indent=2) + "\n", encoding="utf-8")
+        return target
+
+    def sentence(self) -> str:
+        """The last row against the first, in words that judge nothing."""
+        if not self.rows:
+            return "nothing was recorded yet."
+        first, last = self.rows[0], self.rows[-1]
+        now, begun = last["richness/dlr"], first["richness/dlr"]
+        if math.isnan(now) or math.isnan(begun):
+            return f"D_LR is not defined at step {last['step'] if math.isnan(now) else first['step']}: constant or diverged."
+        rank, ratio = last["richness/rank"], last["richness/participation_ratio"]
+        return (
+            f"D_LR {now:.3f} at step {last['step']}, {abs(now - begun):.3f} {'below' if now <= begun else 'above'} step "
+            f"{first['step']}; {last['richness/unused']:.0%} of the features' variance is not used by the head; participation "
+            f"ratio {ratio:.1f} for {rank:.1f} learned functions."
+        )
+
+
+@dataclass
+class _Probe:
+    """The measure behind both: probe rows, chosen once, and the start, kept at the first call."""
+
+    data: Any
+    y: Any
+    initial: nn.Module | None
+    reference: str
+    debias: Debias
+    max_rows: int | None
+    name: str
+    batch_size: int
+    rows: tuple[Tensor, Tensor | None] | None = None
+    start: tuple[Tensor, dict[str, Tensor]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_rows is not None and self.max_rows < 2:
+            raise ValueError(f"`max_rows` is at least 2, best thousands; got {self.max_rows}.")
+
+    def __call__(self, step: Step) -> Mapping[str, float]:
+        with left_as_found(step.model):
+            x, y, head = self._chosen(step.model)
+            features, outputs = features_and_outputs(step.model, x, batch_size=self.batch_size, head=head)
+            before, weights = self._begun(step.model, features)
+        found = low_rank_measure(features, outputs, self.reference, self.debias)
+        values = {
+            "dlr": found.dlr,
+            "used": found.used,
+            "unused": found.unused,
+            "participation_ratio": found.participation_ratio,
+            "rank": found.rank,
+            "feature_change": 1 - cka(features, before),
+            "weight_movement": weight_movement(step.model, weights).relative,
+        }
+        if y is not None:
+            values["accuracy"] = float((outputs.argmax(dim=1) == y).double().mean())
+            values["alignment"] = label_alignment(features, y)
+        return {f"{self.name}/{key}": float(value) for key, value in values.items()}
+
+    def _chosen(self, model: nn.Module) -> tuple[Tensor, Tensor | None, Head]:
+        """The probe rows, drawn at the first call, and the head as it is now."""
+        if self.rows is None:
+            x, y = _collected(self.data, self.y, self.max_rows)
+            width = find_head(model, x).weight.shape[1]
+            wanted = max(FEWEST_ROWS, ROWS_PER_FEATURE * width) if self.max_rows is None else self.max_rows
+            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:wanted].sort().values
+            self.rows = x[order.to(x.device)], None if y is None else y[order]
+            self.data = self.y = None  # the probe rows are enough
+        x, y = self.rows
+        return x, y, find_head(model, x)
+
+    def _begun(self, model: nn.Module, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.start is None:
+            first = model if self.initial is None else self.initial
+            own = features if self.initial is None else features_and_outputs(first, self.rows[0])[0]  # type: ignore[index]
+            weights = {name: p.detach().to("cpu", copy=True) for name, p in unwrap(first).named_parameters()}
+            self.start = own.clone(), weights
+        return self.start
+
+
+def _collected(data: Any, y: Any, max_rows: int | None) -> tuple[Tensor, Tensor | None]:
+    """All rows of arrays, or as many as needed of an iterable; labels as the ids of the model's outputs."""
+    if isinstance(data, Batch):
+        return data.x, data.y.cpu()
+    if isinstance(data, tuple) and len(data) == 2 and y is None:
+        data, y = data
+    if isinstance(data, Tensor | np.ndarray):
+        x = as_tensor(data, "data")
+        if y is None:
+            return x, None
+        require_rows(x, y, "data")
+        return x, _ids(y)
+    if not isinstance(data, Iterable):
+        raise ValueError(f"`data` is a {type(data).__name__}; give inputs, a Batch, (x, y), or an iterable of (x, y).")
+    return _from_parts(data, max_rows)
+
+
+def _from_parts(data: Iterable[Any], max_rows: int | None) -> tuple[Tensor, Tensor | None]:
+    enough = max_rows or 10 * FEWEST_ROWS
+    inputs, labels, count = [], [], 0
+    for item in data:
+        x, y = (item.x, item.y) if isinstance(item, Batch) else (item[0], item[1]) if isinstance(item, tuple | list) else (item, None)  # fmt: skip
+        inputs.append(as_tensor(x))
+        labels.append(None if y is None else torch.as_tensor(y).cpu())
+        count += len(inputs[-1])
+        if count >= enough:
+            break
+    if not inputs:
+        raise ValueError("`data` yields nothing; give it rows to probe.")
+    known = [label for label in labels if label is not None]
+    return torch.cat(inputs), torch.cat(known).long() if len(known) == len(labels) else None
+
+
+def _ids(y: Any) -> Tensor:
+    """Whole numbers are the ids of outputs already; other labels are numbered in sorted order."""
+    ids, names = encode_labels(y)
+    numbers = torch.tensor([int(name) if name.isdigit() else -1 for name in names])
+    return ids.cpu() if bool((numbers < 0).any()) else numbers[ids.cpu()]
