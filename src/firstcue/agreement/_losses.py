@@ -30,11 +30,11 @@ def environment_losses(loss: Callable[..., Tensor], outputs: Tensor, y: Tensor, 
     if equal and len(sizes) > 8:
         try:
             parts = (t.unflatten(0, (len(sizes), sizes[0])) for t in (outputs, y))
-            return _numbers(torch.func.vmap(loss, randomness="different")(*parts))
+            return _numbers(list(torch.func.vmap(loss, randomness="different")(*parts)))
         except RuntimeError:
             pass  # it looks at values or writes to its arguments: one call for each environment
     pairs = zip(outputs.split(list(sizes)), y.split(list(sizes)), strict=True)
-    return _numbers(torch.stack([loss(out, labels) for out, labels in pairs]))
+    return _numbers([loss(out, labels) for out, labels in pairs])
 
 
 def row_losses(loss: Callable[..., Tensor], outputs: Tensor, y: Tensor) -> Tensor:
@@ -65,9 +65,9 @@ def _is_mean_of(rows: Tensor, loss: Callable[..., Tensor], outputs: Tensor, y: T
         return whole.ndim == 0 and bool(torch.isclose(rows.detach().mean(), whole, rtol=1e-4, atol=0.0))
 
 
-def _numbers(losses: Tensor) -> Tensor:
-    if losses.ndim != 1:
+def _numbers(losses: list[Tensor]) -> Tensor:
+    if losses[0].ndim:
         raise ValueError(
-            f"the loss of an environment has shape {tuple(losses.shape[1:])}; return its mean over rows, one number."
+            f"the loss of an environment has shape {tuple(losses[0].shape)}; return its mean over rows, one number."
         )
-    return losses
+    return torch.stack(losses)

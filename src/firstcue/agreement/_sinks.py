@@ -99,9 +99,9 @@ class Sinks:
     def _chunk(self, use: Use, x: Tensor, d: Tensor) -> int:
         """Rows whose gradients, and the patches they are made of, fit into the space."""
         largest = max(self._parameters[name].numel() for name in use.names.values())
-        outputs = d[0].numel() // max(1, d.shape[1])
-        seen = max(self._parameters[name].flatten(start_dim=1).shape[-1] for name in use.names.values())
-        return max(1, min(CHUNK_ROWS, CHUNK_ELEMENTS // max(1, largest, outputs * seen)))
+        channels = max(1, d.shape[1])
+        patches = (d[0].numel() // channels) * (largest // channels)
+        return max(1, min(CHUNK_ROWS, CHUNK_ELEMENTS // max(1, largest, patches)))
 
     def _sink(self, name: str) -> Sink:
         if name not in self._open:

@@ -144,22 +144,34 @@ def _probed(model: nn.Module, x: Tensor, parameters: Mapping[str, Tensor]) -> An
     """The tape's signature if its gradients are right, else what the model allows."""
     sizes = [len(x) // 2, len(x) - len(x) // 2]
     with left_as_found(model), torch.enable_grad():
-        with Tape(parameters, len(x)) as tape:
-            outputs = run(model, x)
-        parts = [run(model, rows) for rows in x.split(sizes)]
+        try:
+            with Tape(parameters, len(x)) as tape:
+                outputs = run(model, x)
+            parts = [run(model, rows) for rows in x.split(sizes)]
+        except (ValueError, RuntimeError):
+            return "nothing"  # it wants whole batches, or returns more than one tensor; its real call will tell
         if not _alike(outputs, torch.cat(parts)):
             return "nothing"
         pull = torch.cos(torch.arange(outputs.numel(), device=outputs.device)).reshape(outputs.shape).to(outputs)
-        if not outputs.requires_grad or not tape.complete((outputs * pull).sum()):
-            return "rows"
-        seen: dict[str, Any] = {}
-        sinks = Sinks(parameters, sizes, Stack, seen.__setitem__)
-        tape.backward((outputs * pull).sum(), sinks.receive)
-        sinks.close()
         objectives = [(part * p).sum() for part, p in zip(parts, pull.split(sizes), strict=True)]
         slow = [_backward(value, parameters) for value in objectives]
-    right = all(_alike(seen[name].values, torch.stack([g[name] for g in slow])) for name in parameters)
+        seen = _read_from(tape, (outputs * pull).sum(), parameters, sizes)
+    right = seen and all(_alike(seen[name].values, torch.stack([g[name] for g in slow])) for name in parameters)
     return tape.signature if right else "rows"
+
+
+def _read_from(tape: Tape, objective: Tensor, parameters: Mapping[str, Tensor], sizes: Sequence[int]) -> dict[str, Any]:
+    """Stacks of gradients by parameter; empty if the tape did not see all."""
+    seen: dict[str, Any] = {}
+    if not objective.requires_grad or not tape.complete(objective):
+        return seen
+    sinks = Sinks(parameters, sizes, Stack, seen.__setitem__)
+    try:
+        tape.backward(objective, sinks.receive)
+    except RuntimeError:
+        return {}  # activation checkpoints run the forward pass again, unseen
+    sinks.close()
+    return seen
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

@@ -1,31 +1,28 @@
 """Write a rule's gradient into `.grad`, layer by layer as the backward pass comes by, for any optimiser to step on."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from firstcue.agreement._sinks import Sink, Sinks, Stack, require_finite_gradients
 from firstcue.agreement._ways import pooled, taped
-from firstcue.agreement.gradients import BatchNorm, Loss, collect, sorted_rows, wanted_parameters
+from firstcue.agreement.gradients import Loss, collect, sorted_rows, wanted_parameters
 from firstcue.agreement.rules import Rule, scope_of, streamed_of
 from firstcue.agreement.sums import GradientSums
-from firstcue.batch import Batch
 from firstcue.forward import unwrap
-
-Weight = Literal["environment", "example"]
 
 
 def apply_rule(
     model: nn.Module,
     rule: Rule,
     loss: Loss,
-    batch: Batch | tuple[Any, Any],
+    batch: Any,
     environment: Any = None,
     *,
-    batch_norm: BatchNorm = "pooled",
-    weight: Weight = "environment",
+    batch_norm: str = "pooled",
+    weight: str = "environment",
 ) -> Tensor:
     """Combine the gradients of environments by a rule and write the result to `.grad` of every trained parameter.
 

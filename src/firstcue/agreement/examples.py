@@ -10,18 +10,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from firstcue.agreement._sinks import require_finite_gradients
-from firstcue.agreement.gradients import BatchNorm, Loss, as_it_is, collect, single_rows, wanted_parameters
+from firstcue.agreement.gradients import Loss, as_it_is, collect, single_rows, wanted_parameters
 from firstcue.agreement.sums import GradientSums
-from firstcue.batch import Batch
 from firstcue.forward import unwrap
 
 
 def example_agreement(
     model: nn.Module,
     loss: Loss,
-    batch: Batch | tuple[Any, Any],
+    batch: Any,
     *,
-    batch_norm: BatchNorm = "pooled",
+    batch_norm: str = "pooled",
     parameters: Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
     """How far the examples of a batch agree on the sign of each component: |mean sign| of their gradients.
@@ -57,10 +56,10 @@ def example_agreement(
 def example_sums(
     model: nn.Module,
     loss: Loss,
-    batch: Batch | tuple[Any, Any],
+    batch: Any,
     needs: Sequence[str] = ("signs", "scatter"),
     *,
-    batch_norm: BatchNorm = "pooled",
+    batch_norm: str = "pooled",
     parameters: Sequence[str] | None = None,
 ) -> dict[str, GradientSums]:
     """Elementwise sums over the gradients of all examples: means, agreement, variance, squares.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from firstcue.agreement._ways import allows, mapped, pooled, separate, taped, us
 from firstcue.batch import Batch
 from firstcue.forward import left_as_found, run, unwrap
 
-BatchNorm = Literal["pooled", "per_environment", "eval"]
+BATCH_NORM = ("pooled", "per_environment", "eval")
 """What BatchNorm layers that are in train mode do."""
 
 Loss = Callable[..., Tensor]
@@ -26,10 +26,10 @@ Loss = Callable[..., Tensor]
 def environment_gradients(
     model: nn.Module,
     loss: Loss,
-    batch: Batch | tuple[Any, Any],
+    batch: Any,
     environment: Any = None,
     *,
-    batch_norm: BatchNorm = "pooled",
+    batch_norm: str = "pooled",
     parameters: Sequence[str] | None = None,
 ) -> dict[str, Tensor]:
     """The gradient of each environment's mean loss, environments side by side. The model is left as found.
@@ -90,7 +90,7 @@ class SortedRows:
     """Rows of each environment."""
 
 
-def sorted_rows(batch: Batch | tuple[Any, Any], environment: Any, model: nn.Module) -> SortedRows:
+def sorted_rows(batch: Any, environment: Any, model: nn.Module) -> SortedRows:
     """Rows on the model's device, sorted by environment, each of which has at least one row.
 
     Raises:
@@ -113,7 +113,7 @@ def sorted_rows(batch: Batch | tuple[Any, Any], environment: Any, model: nn.Modu
     return SortedRows(x, y, tuple(ids.bincount().tolist()))
 
 
-def single_rows(batch: Batch | tuple[Any, Any], model: nn.Module) -> SortedRows:
+def single_rows(batch: Any, model: nn.Module) -> SortedRows:
     """Every row an environment of its own."""
     x, y, _ = _read(batch)
     device = next((p.device for p in model.parameters()), x.device)
@@ -153,7 +153,7 @@ def collect(
     make: Make,
     done: Done,
     *,
-    batch_norm: BatchNorm = "pooled",
+    batch_norm: str = "pooled",
     weights: Tensor | None = None,
 ) -> Tensor:
     """Send every environment's gradients to sinks by the fastest way there is; the `(e,)` losses.
@@ -168,8 +168,8 @@ def collect(
         batch_norm: As in `environment_gradients`.
         weights: `(e,)` factors of the environments' losses, or None.
     """
-    if batch_norm not in get_args(BatchNorm):
-        raise ValueError(f"`batch_norm` is one of {get_args(BatchNorm)}; got {batch_norm!r}.")
+    if batch_norm not in BATCH_NORM:
+        raise ValueError(f"`batch_norm` is one of {BATCH_NORM}; got {batch_norm!r}.")
     sizes = rows.sizes
 
     def losses_of(outputs: Tensor) -> Tensor:
@@ -193,7 +193,7 @@ def collect(
 
 
 @contextmanager
-def _batch_norm(model: nn.Module, mode: BatchNorm, sizes: Sequence[int]) -> Iterator[None]:
+def _batch_norm(model: nn.Module, mode: str, sizes: Sequence[int]) -> Iterator[None]:
     if mode == "per_environment" and min(sizes) < 2 and uses_batch_statistics(model):
         raise ValueError(
             "BatchNorm in train mode needs two rows or more of each environment to take statistics of; an environment here "
@@ -209,7 +209,7 @@ def _batch_norm(model: nn.Module, mode: BatchNorm, sizes: Sequence[int]) -> Iter
             module.training = True
 
 
-def _read(batch: Batch | tuple[Any, Any]) -> tuple[Tensor, Tensor, Tensor | None]:
+def _read(batch: Any) -> tuple[Tensor, Tensor, Tensor | None]:
     if isinstance(batch, Batch):
         x, y, group = batch.x, batch.y, batch.group
     elif isinstance(batch, tuple | list) and len(batch) == 2:

@@ -7,7 +7,7 @@ or "model" (all parameters; so for a rule without the attribute). Configure a ru
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,9 +17,6 @@ from firstcue.agreement.sums import FLOOR, GradientSums, Streamed
 
 Rule = Callable[[Tensor], Tensor]
 """Gradients of environments `(e, p)` to one gradient `(p,)`; its attribute `scope` says what p must be."""
-
-Scale = Literal["none", "tensor", "sqrt", "norm"]
-Zeros = Literal["disagree", "abstain"]
 
 
 def mean_gradient(gradients: Float[Tensor, "e *shape"]) -> Float[Tensor, "*shape"]:
@@ -37,9 +34,9 @@ def and_mask(
     gradients: Float[Tensor, "e *shape"],
     threshold: float = 1.0,
     *,
-    scale: Scale = "none",
+    scale: str = "none",
     clip: float | None = None,
-    zeros: Zeros = "disagree",
+    zeros: str = "disagree",
 ) -> Float[Tensor, "*shape"]:
     """The mean gradient where environments agree on its sign, zero elsewhere.
 
@@ -76,7 +73,7 @@ def geometric_mean(
     gradients: Float[Tensor, "e *shape"],
     threshold: float = 1.0,
     *,
-    scale: Scale = "none",
+    scale: str = "none",
     clip: float | None = None,
     floor: float = FLOOR,
 ) -> Float[Tensor, "*shape"]:
@@ -198,9 +195,9 @@ def _of_mean(sums: GradientSums) -> Tensor:
 def _of_and_mask(
     sums: GradientSums,
     threshold: float = 1.0,
-    scale: Scale = "none",
+    scale: str = "none",
     clip: float | None = None,
-    zeros: Zeros = "disagree",
+    zeros: str = "disagree",
 ) -> Tensor:
     _require_threshold(threshold)
     mean = sums.mean
@@ -210,7 +207,7 @@ def _of_and_mask(
 def _of_geometric_mean(
     sums: GradientSums,
     threshold: float = 1.0,
-    scale: Scale = "none",
+    scale: str = "none",
     clip: float | None = None,
     floor: float = FLOOR,
 ) -> Tensor:
@@ -246,7 +243,7 @@ def _agreeing(sums: GradientSums, threshold: float) -> Tensor:
     return (sums.signs.abs() >= (threshold * sums.nonzero.double() - 1e-9).ceil()) & (sums.nonzero > 0)
 
 
-def _scaled(values: Tensor, mean: Tensor, kept: Tensor, scale: Scale, clip: float | None) -> Tensor:
+def _scaled(values: Tensor, mean: Tensor, kept: Tensor, scale: str, clip: float | None) -> Tensor:
     if scale not in ("none", "tensor", "sqrt", "norm"):
         raise ValueError(f'`scale` is "none", "tensor", "sqrt" or "norm"; got {scale!r}.')
     if clip is not None and not clip > 0:
@@ -286,7 +283,7 @@ def _require_finite_rows(gradients: Tensor) -> None:
         )
 
 
-def _needs_of_and_mask(zeros: Zeros = "disagree", **options: Any) -> tuple[str, ...]:
+def _needs_of_and_mask(zeros: str = "disagree", **options: Any) -> tuple[str, ...]:
     if zeros not in ("disagree", "abstain"):
         raise ValueError(f'`zeros` is "disagree" or "abstain"; got {zeros!r}.')
     return ("signs", "nonzero") if zeros == "abstain" else ("signs",)
