@@ -14,6 +14,9 @@ Verdict = Literal["shortcut", "no shortcut found", "inconclusive"]
 Status = Literal["relies", "no shortcut found", "not identifiable", "inconclusive", "inferred"]
 Severity = Literal["none", "slight", "clear", "severe"]
 
+DESCRIBING = ("decodability", "order of statistics", "richness", "agreement")
+"""Kinds of finding that describe the model and accuse nothing: no verdict rests on them."""
+
 
 class Interval(Value):
     """A number with its 95 % interval, the rows behind it, and what an empty measurement would give."""
@@ -64,6 +67,11 @@ class Finding(Value):
     details: Mapping[str, float | int | str | bool | None] = Field(
         default_factory=dict, description="every further number of this finding, by name"
     )
+
+    @property
+    def judges(self) -> bool:
+        """Whether it says something of a cue's use, so that the verdict may rest on it."""
+        return self.kind not in DESCRIBING
 
 
 class GroupRow(Value):

@@ -163,10 +163,10 @@ def run(model: nn.Module, x: Tensor) -> Tensor:
             f"dtype {given.dtype}: {error}\n"
             f"Check that the data has the shape, the order of axes and the dtype that the model was trained on."
         ) from error
-    return _one_tensor(returned, len(x))
+    return one_tensor(returned, len(x))
 
 
-def _one_tensor(returned: Any, n: int) -> Tensor:
+def one_tensor(returned: Any, n: int) -> Tensor:
     """The tensor that is meant by what a model returned: itself, its `logits`, or the only one."""
     logits = returned.get("logits") if isinstance(returned, Mapping) else getattr(returned, "logits", None)
     if isinstance(logits, Tensor):

@@ -32,7 +32,7 @@ def close(
     command: str,
 ) -> Report:
     """The report; `given` says whether an attribute was named."""
-    verdict = overall_verdict([f for f in findings if f.kind != "decodability"])
+    verdict = overall_verdict([f for f in findings if f.judges])
     return Report(
         verdict=verdict,
         summary_line=sentence(verdict, findings, groups, remedies, given),

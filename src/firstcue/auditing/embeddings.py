@@ -14,6 +14,7 @@ from firstcue.auditing import remedies as repair
 from firstcue.auditing.closing import close
 from firstcue.auditing.cue import Measured, findings, measure_cue, measure_jointly, widest
 from firstcue.auditing.decodability import KINDS, decodability_finding
+from firstcue.auditing.ladder import climb
 from firstcue.auditing.prepare import Prepared, prepare
 from firstcue.auditing.splits import stratified_folds
 from firstcue.auditing.subject import Subject, linear_readout
@@ -82,15 +83,16 @@ def audit_embeddings(
         measured.append(measure_cue(train, held, subject, seed=seed, draws=max(199, 40 * len(cued))))
     measured = measure_jointly(measured, subject, seed)
     train, held = data.with_cue(max(measured, key=widest).cue) if measured else (data.train, data.held)
-    probes = _probes(data, held, seed, within(progress, 0.4, 0.8))
+    probes = _probes(data, held, seed, within(progress, 0.4, 0.75))
     encoded = {cue: probes[cue, "linear"] for cue in data.cues}
     said = findings(measured, encoded, subject, LAYER)
     if not measured:
         said += inferred_findings(held, subject, None, seed)
     tried = _remedies(remedies, subject, held, seed, progress)
     decodable = [decodability_finding(LAYER, cue, p, None, held) for (cue, _), p in probes.items()]
+    orders = climb(held.x, held, LAYER, seed, within(progress, 0.75, 0.8))
     return close(
-        [*said, *decodable],
+        [*said, *decodable, *orders],
         given=bool(measured),
         groups=group_table(subject.decisions, held, train, data.split),
         learned=None,

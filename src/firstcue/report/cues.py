@@ -38,7 +38,7 @@ def cue_rows(report: Report) -> list[CueRow]:
 
 def judged(report: Report) -> list[Finding]:
     """The findings that say something of a cue's use, the most pressing first; being readable is not one of them."""
-    return sorted((f for f in report.findings if f.kind != "decodability"), key=lambda f: RANK[f.status])
+    return sorted((f for f in report.findings if f.judges), key=lambda f: RANK[f.status])
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,42 @@ def readable(report: Report) -> tuple[list[str], list[Readable]]:
     return kinds, [Readable(layer, cue, tuple(at.get((cue, layer, k)) for k in kinds)) for cue, layer in ordered]
 
 
+@dataclass(frozen=True)
+class Rung:
+    """What the probes read of one cue after one erasure."""
+
+    cue: str
+    erased: str
+    by_probe: tuple[Finding | None, ...]
+
+
+def ladders(report: Report) -> tuple[list[str], list[Rung]]:
+    """The kinds of probe, and one row per cue and step of erasure with what each of them still read."""
+    found = [f for f in report.findings if f.kind == "order of statistics" and "-" in f.id.rpartition("/")[2]]
+    at = {(f.cue, *f.id.rpartition("/")[2].split("-", 1)): f for f in found if f.encoded is not None}
+    kinds = list(dict.fromkeys(kind for _, _, kind in at))
+    steps = dict.fromkeys((cue, rung) for cue, rung, _ in at)
+    return kinds, [Rung(cue, rung, tuple(at.get((cue, rung, k)) for k in kinds)) for cue, rung in steps]
+
+
+LENSES = {
+    "order of statistics": "Which statistics carry the class and the cue",
+    "richness": "How far training transformed the features",
+    "agreement": "Whether the groups agree on what to learn",
+}
+"""Kinds of finding that describe the model, with the title of their part of the page."""
+
+
+def lens(report: Report, kind: str) -> list[Finding]:
+    """What a lens says in sentences; the probes behind the order of statistics have a table of their own."""
+    return [f for f in report.findings if f.kind == kind and f.encoded is None]
+
+
 def _row(cue: str, findings: list[Finding], order: Order | None) -> CueRow:
     # an intervention speaks before anything weaker, and "readable" comes last
     leading = sorted(
         findings,
-        key=lambda f: (f.status != "relies", f.kind == "decodability", f.relies is None, RANK[f.status]),
+        key=lambda f: (f.status != "relies", not f.judges, f.relies is None, RANK[f.status]),
     )
 
     def first(name: str) -> Interval | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from firstcue.finding import Finding, Remedy, Report
 from firstcue.report import words
-from firstcue.report.cues import CueRow, cue_rows, judged, readable
+from firstcue.report.cues import LENSES, CueRow, cue_rows, judged, ladders, lens, readable
 from firstcue.report.figures import Scale, scale_of, strip
 from firstcue.report.timeline import timeline
 
@@ -80,6 +80,8 @@ def _facts(report: Report) -> dict[str, Any]:
         "worsened": [_worsened(r, report) for r in report.remedies],
         "findings": judged(report),
         "readable": readable(report),
+        "ladders": ladders(report),
+        "lenses": [(kind, title, lens(report, kind)) for kind, title in LENSES.items() if lens(report, kind)],
         "pictures": {i: [p for p in report.pictures if p.finding == i and not p.lead] for i in known},
         "lead_pictures": [p for p in report.pictures if p.lead],
         "group_pictures": loose[:MOST_PICTURES],

@@ -244,7 +244,7 @@ def cue_of(report: Report) -> str:
     """The cue that the group table is about, empty when the report does not tell."""
     if report.groups.cue:
         return report.groups.cue
-    named = {f.cue for f in report.findings if f.status != "inferred" and f.kind != "decodability"}
+    named = {f.cue for f in report.findings if f.status != "inferred" and f.judges}
     return named.pop() if len(named) == 1 else ""
 
 
@@ -254,7 +254,7 @@ def _reason(report: Report) -> str:
         first = min(relied, key=lambda f: f.id)
         return prose(first.meaning, 300)
     if report.verdict == "no shortcut found":
-        clear = [f for f in report.findings if f.status == "no shortcut found" and f.kind != "decodability"]
+        clear = [f for f in report.findings if f.status == "no shortcut found" and f.judges]
         cues = list(dict.fromkeys(f.cue for f in clear))
         if not cues:
             return "No cue was found that changes the model's decisions."
