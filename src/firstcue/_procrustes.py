@@ -4,6 +4,7 @@ The covariance S = R R^T has as many roots R as there are rotations. Given a roo
 nearest to it: R = L Q, with L any root of S and Q the orthogonal polar factor of L^T F (the Procrustes problem).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
@@ -17,6 +18,10 @@ from firstcue.linalg import sqrt_psd
 TINY = torch.finfo(torch.float64).tiny
 EXACT = 1e-8
 """Relative error, in whitened units, up to which an aligned root is taken as exact."""
+
+
+USEFUL = 0.01
+"""The same, up to which a draft is worth while; first residuals are larger."""
 
 
 class Precision(IntEnum):
@@ -51,7 +56,7 @@ class Alignment:
     """The residual that float64 cannot go below."""
 
 
-def midpoint(matrices: Tensor, shares: Tensor) -> Alignment:
+def midpoint(matrices: Tensor | Sequence[Tensor], shares: Tensor) -> Alignment:
     """Closed form for one or two matrices of any rank: average a root of one and the nearest root of the other."""
     first = some_root(matrices[0])
     roots, condition = [first], 1.0
@@ -76,11 +81,13 @@ def _asymmetry(one: Tensor, two: Tensor) -> float:
     return float((forth - back).norm() / forth.norm().clamp(min=TINY))
 
 
-def iterate(matrices: Tensor, shares: Tensor, factor: Tensor, tolerance: float, max_iterations: int) -> Alignment:
+def iterate(
+    matrices: Tensor | Sequence[Tensor], shares: Tensor, factor: Tensor, tolerance: float, max_iterations: int
+) -> Alignment:
     """The fixed point, each pass as exact as the residual then asks for."""
     mixing = _Anderson()
-    precision = Precision.DRAFT if len(factor) >= 128 else Precision.FAST
-    bridges = torch.empty_like(matrices)
+    precision = _first_precision(matrices[0], factor)
+    bridges = factor.new_empty(len(matrices), *factor.shape)
     for passes in range(1, max_iterations + 1):
         if passes == max_iterations:
             precision = max(precision, Precision.FAST)
@@ -102,8 +109,16 @@ def iterate(matrices: Tensor, shares: Tensor, factor: Tensor, tolerance: float, 
     return Alignment(factor, bridges, careful, overlap, residual, passes, floor)
 
 
+def _first_precision(matrix: Tensor, factor: Tensor) -> Precision:
+    """A draft where it is cheaper and good enough to be of use, judged by one matrix."""
+    if len(factor) < 128:
+        return Precision.FAST
+    condition = nearest_root(matrix, factor, Precision.DRAFT).condition
+    return Precision.DRAFT if _noise(condition, Precision.DRAFT) <= USEFUL else Precision.FAST
+
+
 def _align(
-    bridges: Tensor, matrices: Tensor, shares: Tensor, factor: Tensor, precision: Precision
+    bridges: Tensor, matrices: Tensor | Sequence[Tensor], shares: Tensor, factor: Tensor, precision: Precision
 ) -> tuple[Tensor, float, float]:
     """Write the bridges; return the mean of the nearest roots, its overlap with the factor, and the worst condition."""
     mean, overlap, worst = torch.zeros_like(factor), 0.0, 1.0
@@ -182,34 +197,47 @@ def _relative(step: Tensor, factor: Tensor) -> float:
 class _Anderson:
     """Mix the last steps of a fixed-point iteration so that their combined residual is least.
 
-    Where a mixture made things much worse, it goes back and forgets.
+    Where a mixture made things much worse, it goes back and forgets. Differences of iterates are kept in float32: what
+    that rounds away is small beside the present step.
     """
 
     def __init__(self, memory: int = 5) -> None:
         self.memory = memory
-        self.points: list[Tensor] = []
-        self.steps: list[Tensor] = []
+        self.last: tuple[Tensor, Tensor] | None = None
+        self.changes: list[tuple[Tensor, Tensor]] = []
         self.best = float("inf")
 
     def __call__(self, point: Tensor, step: Tensor, residual: float) -> Tensor:
-        if residual > 2 * self.best and self.points:
-            point, step = self.points[-1], self.steps[-1]
-            self.points, self.steps, self.best = [], [], float("inf")
-            return point + step
-        self.best = min(self.best, residual)
-        self.points, self.steps = [*self.points, point][-self.memory - 1 :], [*self.steps, step][-self.memory - 1 :]
-        if len(self.steps) == 1:
-            return point + step
-        return point + step - self._correction(point, step)
+        if self.last is not None:
+            if residual > 2 * self.best:
+                point, step = self.last
+                self.last, self.changes, self.best = None, [], float("inf")
+                return point + step
+            self._remember(point - self.last[0], step - self.last[1])
+        self.best, self.last = min(self.best, residual), (point, step)
+        mixed = point + step
+        if self.changes:
+            for weight, (moved, changed) in zip(self._weights(step), self.changes, strict=True):
+                mixed.sub_(moved, alpha=weight).sub_(changed, alpha=weight)
+        return mixed
 
-    def _correction(self, point: Tensor, step: Tensor) -> Tensor:
-        changes = torch.stack([(step - s).flatten() for s in self.steps[:-1]])
-        gram, right = changes @ changes.mT, changes @ step.flatten()
-        scale = gram.diagonal().clamp(min=TINY).rsqrt()
-        ridge = 1e-12 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-        weight = scale * torch.linalg.solve(scale[:, None] * gram * scale + ridge, scale * right)
-        moved = sum(w * (point - p) for w, p in zip(weight, self.points[:-1], strict=True))
-        return moved + (weight @ changes).reshape(step.shape)
+    def _remember(self, moved: Tensor, changed: Tensor) -> None:
+        length = changed.norm().clamp(min=TINY)
+        self.changes = [*self.changes, ((moved / length).float(), (changed / length).float())][-self.memory :]
+
+    def _weights(self, step: Tensor) -> list[float]:
+        """Of the changes of the step, all of unit length, so that what they leave of it is least."""
+        changes = [changed.flatten() for _, changed in self.changes]
+        gram = torch.tensor([[_dot(a, b) for b in changes] for a in changes], dtype=torch.float64)
+        right = torch.tensor([_dot(a, step.flatten()) for a in changes], dtype=torch.float64)
+        weights: list[float] = torch.linalg.solve(gram + 1e-12 * torch.eye(len(gram), dtype=gram.dtype), right).tolist()
+        return weights
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    return float(
+        sum(torch.dot(x.double(), y.double()) for x, y in zip(a.split(1 << 20), b.split(1 << 20), strict=True))
+    )
 
 
 def some_root(matrix: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ the other. Everything here rests on one step: of all square roots R of a matrix 
 a given root F. Then R F^-1 is the shortest map from F F^T to S, and averaging nearest roots leads to the barycentre.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -53,12 +54,14 @@ class Barycenter:
         Raises:
             ValueError: If a matrix is singular where another has variance: no linear map exists then.
         """
-        maps = torch.stack([self._map(bridge) for bridge in self.bridges])
-        if not bool(torch.isfinite(maps[torch.isfinite(self.bridges).all(dim=(1, 2))]).all()):
-            raise ValueError(
-                "a matrix is singular where others have variance, so no linear map takes it to the barycentre. "
-                "Shrink it towards a multiple of the identity first."
-            )
+        maps = self.factor.new_empty(len(self.bridges), len(self.factor), len(self.factor))
+        for mapped, bridge in zip(maps, self.bridges, strict=True):
+            mapped.copy_(self._map(bridge))
+            if not bool(torch.isfinite(mapped).all()) and bool(torch.isfinite(bridge).all()):
+                raise ValueError(
+                    "a matrix is singular where others have variance, so no linear map takes it to the barycentre. "
+                    "Shrink it towards a multiple of the identity first."
+                )
         return maps
 
     def _map(self, bridge: Tensor) -> Tensor:
@@ -175,7 +178,7 @@ def barycenter(
     """
     if matrices.ndim != 3:
         raise ValueError(f"`matrices` has shape {tuple(matrices.shape)}; a stack (k, d, d) is needed.")
-    stack, shares = _checked(matrices, "matrices"), _shares(weights, matrices)
+    stack, shares = _checked_all(matrices), _shares(weights, matrices)
     used = shares > 0
     everything = bool(used.all())
     found = _within_range(stack if everything else stack[used], shares[used], tolerance, max_iterations)
@@ -185,7 +188,7 @@ def barycenter(
 
 def _within_range(matrices: Tensor, shares: Tensor, tolerance: float, max_iterations: int) -> Barycenter:
     """Leave out the directions in which no matrix has variance; Bures geometry does not see them."""
-    basis = range_basis(torch.einsum("k,kij->ij", shares, matrices))
+    basis = range_basis(weighted_sum(matrices, shares))
     if basis.shape[0] == basis.shape[1]:
         return full_rank_barycenter(matrices, shares, tolerance=tolerance, max_iterations=max_iterations)
     inner = full_rank_barycenter(
@@ -195,30 +198,43 @@ def _within_range(matrices: Tensor, shares: Tensor, tolerance: float, max_iterat
     return replace(inner, matrix=basis @ inner.matrix @ basis.mT, factor=basis @ inner.factor, bridges=bridges)
 
 
-def full_rank_barycenter(matrices: Tensor, shares: Tensor, *, tolerance: float, max_iterations: int) -> Barycenter:
+def full_rank_barycenter(
+    matrices: Tensor | Sequence[Tensor], shares: Tensor, *, tolerance: float, max_iterations: int
+) -> Barycenter:
     """As `barycenter`, for float64 matrices known to be covariances whose mean has full rank, and shares that sum to one.
 
+    Each matrix is asked for when it is needed, so a sequence may compute its matrices on request.
     Features of very different size are sorted: singular vectors of a graded matrix are exact only in descending order.
     """
-    mean = torch.einsum("k,kij->ij", shares, matrices)
+    mean = weighted_sum(matrices, shares)
     variance = mean.diagonal()
     if len(mean) == 0 or float(variance.max()) <= 1e6 * float(variance.min()):
         return _solve(matrices, shares, mean, tolerance, max_iterations)
     order = variance.argsort(descending=True)
     back = order.argsort()
-    sorted_ones = matrices[:, order[:, None], order]
+    sorted_ones = torch.stack([matrix[order[:, None], order] for matrix in matrices])
     found = _solve(sorted_ones, shares, mean[order[:, None], order], tolerance, max_iterations)
     bridges = found.bridges[:, back] if found.careful else found.bridges
     return replace(found, matrix=found.matrix[back[:, None], back], factor=found.factor[back], bridges=bridges)
 
 
-def _solve(matrices: Tensor, shares: Tensor, mean: Tensor, tolerance: float, max_iterations: int) -> Barycenter:
+def weighted_sum(matrices: Tensor | Sequence[Tensor], shares: Tensor) -> Tensor:
+    """`sum_c shares_c matrix_c`."""
+    total = torch.zeros_like(matrices[0])
+    for matrix, share in zip(matrices, shares.tolist(), strict=True):
+        total.add_(matrix, alpha=share)
+    return total
+
+
+def _solve(
+    matrices: Tensor | Sequence[Tensor], shares: Tensor, mean: Tensor, tolerance: float, max_iterations: int
+) -> Barycenter:
     if len(mean) == 0:
-        return Barycenter(mean, 0.0, 0, True, 0.0, mean, matrices, True)
+        return Barycenter(mean, 0.0, 0, True, 0.0, mean, mean.new_zeros(len(matrices), 0, 0), True)
     few = len(matrices) <= 2
     found = midpoint(matrices, shares) if few else iterate(matrices, shares, some_root(mean), tolerance, max_iterations)
     matrix = product(found.factor, found.factor.mT)
-    spread = float(torch.einsum("k,kii->", shares, matrices) + matrix.trace())
+    spread = float(mean.trace() + matrix.trace())
     objective = max(0.0, spread - 2 * found.overlap)
     converged = found.residual <= max(tolerance, found.floor)
     return Barycenter(
@@ -241,6 +257,17 @@ def _shares(weights: Tensor | None, matrices: Tensor) -> Tensor:
     return weights.double() / weights.double().sum()
 
 
+def _checked_all(matrices: Tensor) -> Tensor:
+    """As `_checked`, one matrix at a time; a stack that needs no change is not copied."""
+    stack = matrices.double()
+    for c, matrix in enumerate(matrices):
+        checked = _checked(matrix, "matrices")
+        if not torch.equal(checked, stack[c]):
+            stack = stack.clone() if stack is matrices else stack
+            stack[c] = checked
+    return stack
+
+
 def _checked(matrix: Tensor, name: str) -> Tensor:
     """Symmetric float64, or an error that says what is wrong."""
     if matrix.shape[-1] != matrix.shape[-2]:
@@ -251,7 +278,7 @@ def _checked(matrix: Tensor, name: str) -> Tensor:
     size = wide.abs().amax(dim=(-1, -2), keepdim=True) if wide.numel() else wide
     if bool(((wide - wide.mT).abs() > 1e-4 * size).any()):
         raise ValueError(f"`{name}` is not symmetric; covariance matrices are needed.")
-    if bool((wide.diagonal(dim1=-2, dim2=-1) < -1e-6 * size[..., 0]).any()):
+    if bool((wide.diagonal() < -1e-6 * size[..., 0]).any()):
         raise ValueError(f"`{name}` has a negative variance on its diagonal; covariance matrices are needed.")
     return (wide + wide.mT) / 2
 

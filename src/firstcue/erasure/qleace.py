@@ -7,11 +7,12 @@ class of every row, and like any such edit it can write the class into higher mo
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from firstcue.bures import Barycenter, full_rank_barycenter
+from firstcue.bures import Barycenter, full_rank_barycenter, weighted_sum
 from firstcue.erasure.oracle import GroupEraser, oracle_leace
 from firstcue.erasure.report import covariance_gap
 from firstcue.linalg import EPS, factor_psd, range_basis
@@ -63,17 +64,16 @@ def qleace(
     names = means_only.classes
     present = [i for i, count in enumerate(by_class.count.tolist()) if count > 0]
     found = by_class if len(present) == len(names) else _only(by_class, present)
-    raw = found.covariance
-    wanted = raw if shrinkage is None else _estimates(shrinkage, found)
+    wanted = _Covariances(found) if shrinkage is None else _estimates(shrinkage, found)
     basis = _varying(wanted, found)
-    inside = wanted if basis is None else basis.mT @ wanted @ basis
+    inside = wanted if basis is None else torch.stack([basis.mT @ covariance @ basis for covariance in wanted])
     _require_full_rank(inside, found, [names[i] for i in present], shrunk=shrinkage is not None)
     shares = found.count / found.count.sum()
     common = full_rank_barycenter(inside, shares, tolerance=tolerance, max_iterations=max_iterations)
     maps = _within_all(common.maps(), basis)
     if not common.converged:
         _warn_unfinished(common, tolerance)
-    moved = common.objective if shrinkage is None else _movement(maps, raw, shares)
+    moved = common.objective if shrinkage is None else _movement(maps, found.covariance, shares)
     if shrinkage is not None:
         _warn_of_gap(maps, found)
     return replace(
@@ -97,15 +97,29 @@ def _only(by_class: Moments, present: Sequence[int]) -> Moments:
     )
 
 
+class _Covariances(Sequence[Tensor]):
+    """Class covariances computed when they are asked for: all at once they would take as much memory as the moments."""
+
+    def __init__(self, by_class: Moments) -> None:
+        self._by_class = by_class
+
+    def __len__(self) -> int:
+        return len(self._by_class.count)
+
+    def __getitem__(self, index: Any) -> Any:
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return self._by_class.scatter[index] / self._by_class.count[index]
+
+
 def _estimates(shrinkage: Callable[[Moments], Tensor], by_class: Moments) -> Tensor:
     """One estimate per class; an estimator that knows no group axis is called class by class."""
     return torch.stack([shrinkage(by_class.group(c)) for c in range(len(by_class.count))])
 
 
-def _varying(covariances: Tensor, by_class: Moments) -> Tensor | None:
+def _varying(covariances: Tensor | Sequence[Tensor], by_class: Moments) -> Tensor | None:
     """Orthonormal columns `(d, r)` spanning the directions in which any class varies; None if those are all."""
-    shares = by_class.count / by_class.count.sum()
-    within = torch.einsum("k,kij->ij", shares, covariances)
+    within = weighted_sum(covariances, by_class.count / by_class.count.sum())
     largest = by_class.mean.abs().amax(dim=0)
     constant = within.diagonal() <= (64 * EPS * largest).square()
     within[constant] = 0.0
@@ -122,17 +136,18 @@ def _within_all(maps: Tensor, basis: Tensor | None) -> Tensor:
     return basis @ maps @ basis.mT + rest
 
 
-def _require_full_rank(covariances: Tensor, by_class: Moments, names: Sequence[str], *, shrunk: bool) -> None:
+def _require_full_rank(
+    covariances: Tensor | Sequence[Tensor], by_class: Moments, names: Sequence[str], *, shrunk: bool
+) -> None:
     """Refuse a class that varies in fewer directions than the classes together do."""
-    d, all_features = covariances.shape[-1], by_class.mean.shape[-1]
+    d, all_features = len(covariances[0]), by_class.mean.shape[-1]
     where = (
         f"{d} dimensions" if d == all_features else f"the {d} of {all_features} dimensions in which the classes vary"
     )
-    suspects = _nearly_singular(covariances, by_class.rows)
-    for covariance, rows, name, suspect in zip(covariances, by_class.rows.tolist(), names, suspects, strict=True):
+    for covariance, rows, name in zip(covariances, by_class.rows.tolist(), names, strict=True):
         if rows <= d and not shrunk:
             trouble = f"class {name!r} has {rows} sample{'s' * (rows != 1)} for {where} (at least {d + 1} are needed)"
-        elif suspect and (rank := factor_psd(covariance, rows=rows).rank) < d:
+        elif _nearly_singular(covariance, rows) and (rank := factor_psd(covariance, rows=rows).rank) < d:
             trouble = f"class {name!r} ({rows} samples) varies in only {rank} of {where}"
         else:
             continue
@@ -143,12 +158,11 @@ def _require_full_rank(covariances: Tensor, by_class: Moments, names: Sequence[s
         )
 
 
-def _nearly_singular(covariances: Tensor, rows: Tensor) -> list[bool]:
-    """Where a Cholesky pivot, relative to the variance of its feature, comes near rounding; a cheap test before the exact."""
-    triangles, failed = torch.linalg.cholesky_ex(covariances)
-    pivots = triangles.diagonal(dim1=-2, dim2=-1).square() / covariances.diagonal(dim1=-2, dim2=-1)
-    cut = 100 * EPS * rows.clamp(min=covariances.shape[-1])
-    return ((failed > 0) | ~(pivots.amin(dim=-1) > cut)).tolist()
+def _nearly_singular(covariance: Tensor, rows: int) -> bool:
+    """Whether a Cholesky pivot, relative to the variance of its feature, comes near rounding; a cheap test before the exact."""
+    triangle, failed = torch.linalg.cholesky_ex(covariance)
+    pivots = triangle.diagonal().square() / covariance.diagonal()
+    return bool(failed) or not bool((pivots > 100 * EPS * max(rows, len(covariance))).all())
 
 
 def _movement(maps: Tensor, covariances: Tensor, shares: Tensor) -> float:
