@@ -9,7 +9,8 @@ from planted import case, rows, table
 
 from firstcue._progress import silent
 from firstcue.auditing.erased import balanced_fit, balanced_weights
-from firstcue.auditing.remedies import METHODS, Rows, applicable, erase, find, recentred_bias, try_all, try_remedy
+from firstcue.auditing.head_fits import Rows, erase, recentred_bias
+from firstcue.auditing.remedies import METHODS, applicable, find, try_all, try_remedy
 from firstcue.spurious.metrics import group_metrics
 
 
@@ -56,7 +57,7 @@ def test_a_class_without_rows_leaves_the_bias_finite():
     assert torch.isfinite(shift).all()
 
 
-@pytest.mark.parametrize("name", ["last-layer", "erase"])
+@pytest.mark.parametrize("name", ["last-layer", "erase", "erase means and covariances", "and-mask"])
 def test_a_repair_lifts_the_worst_group_and_keeps_its_promise_on_fresh_rows(name):
     c = case(table(0.95), seed=1)
     as_it_is, tried = (try_remedy(find(n), as_rows(c.held), None, c.head, 0) for n in ("as it is", name))
@@ -66,6 +67,35 @@ def test_a_repair_lifts_the_worst_group_and_keeps_its_promise_on_fresh_rows(name
     truth = group_metrics(fresh.y, decisions, fresh.groups()).worst_group.accuracy
     low, high = tried.promise.intervals["worst_group"]
     assert low <= truth <= high
+
+
+def test_the_and_mask_stops_where_one_value_alone_wants_to_go_on():
+    c = case(table(0.95), seed=3)
+    repaired = METHODS["and-mask"].fit(as_rows(c.held), None, c.head, 0)
+    again = METHODS["and-mask"].fit(
+        as_rows(c.held), None, replace(c.head, weight=repaired.weight, bias=repaired.bias), 0
+    )
+    moved = float((again.weight - repaired.weight).norm())
+    assert moved < float((repaired.weight - c.head.weight).norm())
+    assert torch.isfinite(again.weight).all()
+
+
+def test_erasing_covariances_makes_the_spread_of_logits_equal():
+    generator = torch.Generator().manual_seed(0)
+    y, a = torch.arange(4000) % 2, torch.arange(4000) // 2 % 2
+    x = torch.randn(4000, 3, generator=generator)
+    x[:, 0] += 2.0 * y
+    x[:, 1] *= 1 + 3 * a  # the cue is a spread
+    head = case(table(0.9), seed=0).head
+    head = replace(head, weight=torch.tensor([[-1.0, -1.0, 0], [1.0, 1.0, 0]]), bias=torch.zeros(2))
+    held = Rows(x, y, a, 2)
+    spread = {}
+    for name in ("erase", "erase means and covariances"):
+        repaired = METHODS[name].fit(held, None, head, 0)
+        logits = x.double() @ repaired.weight.mT
+        spread[name] = float(logits[a == 1, 1].std() / logits[a == 0, 1].std())
+    assert spread["erase"] > 2
+    assert abs(spread["erase means and covariances"] - 1) < 0.1
 
 
 def test_rows_that_report_are_answered_by_fits_that_did_not_see_them():

@@ -49,7 +49,8 @@ def fix(
     Args:
         model: A classifier with a linear head. It is left as found.
         data: Rows of the training distribution, in any form that `audit` takes.
-        remedy: "last-layer", "erase", "last-layer on training rows" or "last-layer, class-balanced".
+        remedy: "last-layer", "erase", "erase means and covariances", "and-mask", "last-layer on training rows" or
+            "last-layer, class-balanced".
         held_out: Rows the model never saw; `data` is split when absent, and the remedy then learns from rows the model knows.
         attribute: The cue whose groups are to be served equally.
         trained_on: Whether the model saw the rows of `data`.

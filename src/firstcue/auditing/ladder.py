@@ -36,7 +36,9 @@ SOURCE = "LEACE (arXiv 2306.03819) and ALF-QLEACE (arXiv 2502.02820), fitted on 
 MAX_PROBED = 1000
 MAX_FITTED = 10_000
 MAX_DIRECTIONS = 64
-"""Widest directions of the features that are looked at, besides those between the classes' means."""
+"""Directions of the features that are looked at: those between the classes' means, and the widest."""
+TARGET = 0.9
+"""Share of the differences between covariances that is erased, unless less of them stands out from chance."""
 ABOVE_CHANCE = 0.03
 """Accuracy by which a probe's interval has to clear chance for the cue to count as readable."""
 
@@ -118,9 +120,20 @@ def _nothing(by_value: Moments) -> None:
 
 
 def _covariances(by_value: Moments) -> AffineEraser:
+    """ALF-QLEACE as far as differences between covariances stand out from those that chance alone would make."""
+    first = leace(by_value)
+    within = by_value.scatter / by_value.count.clamp(min=1)[:, None, None]
+    left = torch.eye(len(first.mean), dtype=torch.float64) - first.left @ first.right.mT
+    within = left @ within @ left.mT
+    apart = float((within - within.mean(dim=0)).flatten(1).norm(dim=1).max())
+    shared = within.mean(dim=0)
+    chance = float(((shared.trace() ** 2 + shared.square().sum()) / by_value.rows.min()).sqrt())
+    target = min(TARGET, 1 - chance / apart) if apart > 0 else 0.0
+    if target <= 0:
+        return first
     with warnings.catch_warnings():  # that everything goes shows in the rank, and probes then read nothing
         warnings.simplefilter("ignore", UserWarning)
-        return alf_qleace(by_value)
+        return alf_qleace(by_value, target)
 
 
 RUNGS: Mapping[str, Callable[[Moments], AffineEraser | None]] = {
@@ -138,16 +151,21 @@ def _sides(ids: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _basis(x: Tensor, ids: Tensor) -> tuple[Tensor, float]:
-    """`(d, m)` orthonormal: the directions between class means and the widest ones; and their share of the variance."""
-    if x.shape[1] <= MAX_DIRECTIONS:
-        return torch.eye(x.shape[1], dtype=torch.float64), 1.0
+    """`(d, m)` with which features become coordinates of unit variance, and the share of the variance that they hold.
+
+    Few features are only scaled, so that trees find them as they are. Of many, the directions that tell the means apart
+    best are looked at, and the widest.
+    """
     by_value = Moments.of_groups(x, ids)
-    whole = by_value.pool()
-    between = by_value.mean - whole.mean
-    _, wide = torch.linalg.eigh(whole.covariance)
-    basis, _ = torch.linalg.qr(torch.cat([between.mT, wide[:, -MAX_DIRECTIONS:]], dim=1))
-    inside = (basis * (whole.covariance @ basis)).sum()
-    return basis, float(inside / whole.covariance.trace().clamp(min=torch.finfo(torch.float64).tiny))
+    covariance = by_value.pool().covariance
+    if len(covariance) <= MAX_DIRECTIONS:
+        return covariance.diag().clamp(min=torch.finfo(torch.float64).tiny).rsqrt().diag(), 1.0
+    telling = leace(by_value).right[:, : MAX_DIRECTIONS // 2]
+    _, wide = torch.linalg.eigh(covariance)
+    basis, _ = torch.linalg.qr(torch.cat([telling, wide[:, -(MAX_DIRECTIONS - telling.shape[1]) :]], dim=1))
+    sizes, turn = torch.linalg.eigh(basis.mT @ covariance @ basis)
+    kept = sizes > 1e-10 * sizes.max()
+    return (basis @ turn[:, kept]) / sizes[kept].sqrt(), float(sizes[kept].sum() / covariance.trace())
 
 
 def climb(x: Tensor, held: Batch, layer: str, seed: int, progress: Progress = silent) -> list[Finding]:

@@ -6,20 +6,20 @@ other three report it: the promise. The head that is handed over is fitted on al
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from firstcue._progress import Progress
-from firstcue.auditing.erased import FOLDS, balanced_fit, balanced_weights
+from firstcue.auditing.erased import FOLDS
+from firstcue.auditing.head_fits import Fit, Repaired, Rows, erase, erase_covariances, keep, mask_gradients, retrain
 from firstcue.auditing.splits import stratified_folds
 from firstcue.finding import Interval, Remedy
 from firstcue.layers import Head
 from firstcue.spurious.metrics import GroupMetrics, group_metrics
 from firstcue.spurious.reliance import Association, accuracy_gap, edit_reliance
-from firstcue.training.retrain import retrain_head
 
 CHOOSING = (0, 1)
 """Folds whose rows choose between the remedies; the others report."""
@@ -27,36 +27,6 @@ CHOOSING = (0, 1)
 
 MARGIN = 0.01
 """Worst-group accuracy that a repair has to gain to be chosen over leaving the head as it is."""
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Features with what is known of each row."""
-
-    features: Tensor
-    y: Tensor
-    attribute: Tensor | None = None
-    num_values: int = 1
-
-    @property
-    def cells(self) -> Tensor:
-        """`(n,)` group ids, class by attribute value."""
-        return self.y if self.attribute is None else self.y * self.num_values + self.attribute
-
-    def at(self, rows: Tensor) -> "Rows":
-        """The rows where the mask holds."""
-        return Rows(
-            self.features[rows], self.y[rows], None if self.attribute is None else self.attribute[rows], self.num_values
-        )
-
-
-@dataclass(frozen=True)
-class Repaired:
-    """A new head and what has to be said of it."""
-
-    weight: Tensor
-    bias: Tensor
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,10 +40,6 @@ class Stakes:
     """`(n,)` source of each row."""
 
 
-Fit = Callable[[Rows, Rows | None, Head, int], Repaired]
-"""`fit(held_out, train, head, seed)` -> the new head."""
-
-
 @dataclass(frozen=True)
 class Method:
     """A remedy by name."""
@@ -83,71 +49,8 @@ class Method:
     needs_group_labels: bool
     needs_attribute: bool = False
     needs_train: bool = False
-
-
-def keep(held: Rows, train: Rows | None, head: Head, seed: int) -> Repaired:
-    """The head as it is."""
-    return Repaired(head.weight, head.bias)
-
-
-def retrain(method: str) -> Fit:
-    """Last-layer retraining by `retrain_head` with the method of that name."""
-
-    def fit(held: Rows, train: Rows | None, head: Head, seed: int) -> Repaired:
-        known = None if train is None else (train.features, train.y, train.cells)
-        fitted = retrain_head(held.features, held.y, held.cells, method=method, train=known, head=head, seed=seed)
-        return Repaired(fitted.weight, fitted.bias, fitted.note)
-
-    return fit
-
-
-def erase(held: Rows, train: Rows | None, head: Head, seed: int) -> Repaired:
-    """Erase the cue with balanced moments, fold the eraser into the head, and re-centre its bias on balanced rows.
-
-    With x' = x - right-hand projection, logits W x' + b are again affine in x: W' = W P, b' = b + W (mean - P mean). Erasing
-    shifts the logits by whatever the cue contributed on average, so K - 1 numbers are refitted.
-    """
-    if held.attribute is None:
-        raise ValueError("erasure needs an attribute to erase; give `attribute`.")
-    fitted = balanced_fit(held.features, held.y, [held.attribute])
-    eraser = fitted.eraser()
-    weight, bias = head.weight.double(), head.bias.double()
-    change = weight @ eraser.left.double() @ eraser.right.double().mT  # W left right^T
-    new_weight, new_bias = weight - change, bias + change @ eraser.mean.double()
-    logits = held.features.double() @ new_weight.mT + new_bias
-    everything = torch.ones(len(held.y), dtype=torch.bool)
-    shift = recentred_bias(logits, held.y, balanced_weights(held.cells, everything))
-    return Repaired(new_weight, new_bias + shift, "covariance shrunk (few rows)" if fitted.shrunk else "")
-
-
-def recentred_bias(logits: Tensor, y: Tensor, weights: Tensor, *, iterations: int = 50) -> Tensor:
-    """The shift of the bias that minimises weighted cross-entropy: predicted class shares then equal the true ones.
-
-    Args:
-        logits: `(n, K)` float64.
-        y: `(n,)` class ids.
-        weights: `(n,)`.
-        iterations: Newton steps at the most; each is damped by a small ridge, so that a class without rows stays finite.
-
-    Returns:
-        `(K,)` with mean zero.
-
-    Example:
-        >>> recentred_bias(torch.tensor([[2.0, 0.0], [2.0, 0.0]]).double(), torch.tensor([0, 1]), torch.ones(2)).round(decimals=4).tolist()
-        [-1.0, 1.0]
-    """
-    share = weights.double() / weights.sum()
-    target = torch.zeros(logits.shape[1], dtype=torch.float64).index_add_(0, y, share)
-    shift = torch.zeros_like(target)
-    for _ in range(iterations):
-        p = (logits + shift).softmax(dim=1)
-        gradient = share @ p - target + 1e-9 * shift
-        hessian = (share @ p).diag() - (p * share[:, None]).mT @ p
-        step = torch.linalg.solve(hessian + 1e-6 * torch.eye(len(shift), dtype=torch.float64), gradient)
-        shift = shift - step.clamp(-2, 2)
-        if float(gradient.abs().max()) < 1e-8:
-            break
-    return shift - shift.mean()
+    by_request: bool = False
+    """Tried only when it is named."""
 
 
 METHODS: Mapping[str, Method] = {
@@ -164,6 +67,14 @@ METHODS: Mapping[str, Method] = {
             needs_train=True,
         ),
         Method("last-layer, class-balanced", retrain("class-balanced"), needs_group_labels=False),
+        Method("and-mask", mask_gradients, needs_group_labels=True, needs_attribute=True),
+        Method(
+            "erase means and covariances",
+            erase_covariances,
+            needs_group_labels=True,
+            needs_attribute=True,
+            by_request=True,
+        ),
     )
 }
 """Remedies that an audit tries, in the order of its table."""
@@ -261,7 +172,8 @@ def applicable(held: Rows, train: Rows | None, wanted: Sequence[str] | None) -> 
     Raises:
         ValueError: If a name is unknown.
     """
-    chosen = list(METHODS.values()) if wanted is None else [find(name) for name in dict.fromkeys(["as it is", *wanted])]
+    usual = [m for m in METHODS.values() if not m.by_request]
+    chosen = usual if wanted is None else [find(name) for name in dict.fromkeys(["as it is", *wanted])]
     return [
         m
         for m in chosen

@@ -22,6 +22,7 @@ command(app, "audit-embeddings")(audits.audit_embeddings)
 fix = typer.Typer(help="Repair a model and write it down.", no_args_is_help=True)
 command(fix, "last-layer")(repairs.last_layer)
 command(fix)(repairs.erase)
+command(fix, "and-mask")(repairs.and_mask)
 app.add_typer(fix, name="fix")
 
 command(app)(runs.reproduce)

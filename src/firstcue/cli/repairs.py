@@ -1,6 +1,7 @@
 """`fix`: a model that leans on a shortcut goes in; a repaired one and its groups before and after come out."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,16 @@ if TYPE_CHECKING:  # torch and pydantic are not loaded for `--help`
 
 Folder = Annotated[Path, typer.Option("--out", help="Folder for weights.safetensors, model.json and fix.json.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print what fix.json holds.")]
+
+
+class Erased(StrEnum):
+    """What `fix erase` makes equal between the values of the attribute."""
+
+    LEACE = "leace"
+    ALF_QLEACE = "alf-qleace"
+
+
+ERASED = {Erased.LEACE: "erase", Erased.ALF_QLEACE: "erase means and covariances"}
 
 
 def last_layer(
@@ -43,10 +54,28 @@ def erase(
     attribute: Attributes = None,
     held_out: HeldOut = None,
     label: Label = None,
+    method: Annotated[
+        Erased, typer.Option("--method", help="leace: class means; alf-qleace: covariances too.")
+    ] = Erased.LEACE,
     as_json: AsJson = False,
 ) -> int:
     """Erase the attribute in front of the last layer and fold the eraser into it."""
-    return _repair("erase", settings, model, data, out, weights, attribute, held_out, label, as_json)
+    return _repair(ERASED[method], settings, model, data, out, weights, attribute, held_out, label, as_json)
+
+
+def and_mask(
+    settings: Settings,
+    model: Model,
+    data: Data,
+    out: Folder,
+    weights: Weights = None,
+    attribute: Attributes = None,
+    held_out: HeldOut = None,
+    label: Label = None,
+    as_json: AsJson = False,
+) -> int:
+    """Go on training the last layer only where all values of the attribute agree on the gradient's sign."""
+    return _repair("and-mask", settings, model, data, out, weights, attribute, held_out, label, as_json)
 
 
 def _repair(
