@@ -126,11 +126,9 @@ def _write(recipe: Recipe, parts: list[Words], out: np.ndarray) -> None:
     sizes = [recipe.core.size, recipe.spurious.size]
     sizes += [min(MOST_BITS, recipe.noise - done) for done in range(0, recipe.noise, MOST_BITS)]
     if recipe.size <= MOST_BITS:
-        row, start = np.zeros_like(parts[0]), 0
-        for part, size in zip(parts, sizes, strict=True):
-            if size:
-                row |= (part & low_bits(size)) << np.uint64(start)
-            start += size
+        row = parts[-1]
+        for part, size in zip(parts[-2::-1], sizes[len(parts) - 2 :: -1], strict=True):
+            row = (row << np.uint64(size)) | (part & low_bits(size)) if size < MOST_BITS else part
         write_signs(row, out)
         return
     start = 0
