@@ -20,7 +20,8 @@ class MaskSettings:
 
     Args:
         threshold: Share of agreeing minus disagreeing signs that a component needs; 0 keeps all.
-        scale: Multiply each tensor by the inverse of its kept share, as the authors' code does ("tensor"), or do not.
+        scale: Multiply each tensor by the inverse of its kept share, as the authors' code does ("tensor"), by its root
+            ("sqrt"), to the length of the mean gradient ("norm"), or not ("none").
         l1: Weight of the L1 penalty, added after the mask.
     """
 
@@ -29,7 +30,9 @@ class MaskSettings:
     l1: float = 0.0
 
 
-def perceptron(inputs: int, hidden: int, layers: int, seed: int) -> nn.Sequential:
+def perceptron(
+    inputs: int, hidden: int, layers: int, seed: int, *, dropout: float = 0.0, batch_norm: bool = False
+) -> nn.Sequential:
     """`layers` hidden layers and one output; He's normal initialisation, biases 0.01, as in the authors' code."""
     generator = torch.Generator().manual_seed(seed)
     sizes = [inputs, *[hidden] * layers, 1]
@@ -39,8 +42,12 @@ def perceptron(inputs: int, hidden: int, layers: int, seed: int) -> nn.Sequentia
         with torch.no_grad():
             linear.weight.normal_(0.0, math.sqrt(2 / fan_in), generator=generator)
             linear.bias.fill_(0.01)
-        parts += [linear, nn.LeakyReLU(SLOPE)]
-    return nn.Sequential(*parts[:-1])
+        parts.append(linear)
+        if fan_out == hidden:
+            parts += [nn.BatchNorm1d(fan_out)] if batch_norm else []
+            parts.append(nn.LeakyReLU(SLOPE))
+            parts += [nn.Dropout(dropout)] if dropout else []
+    return nn.Sequential(*parts)
 
 
 class MaskedMlp:
@@ -107,8 +114,15 @@ class MaskedMlp:
         mask = signs.abs_() >= math.ceil(self.settings.threshold * environments - 1e-9)
         kept = int(mask.sum())
         self.kept += kept
+        length = float(mean.norm()) if self.settings.scale == "norm" else 0.0
         mean.mul_(mask)
-        return mean.mul_(mean.numel() / max(kept, 1)) if self.settings.scale == "tensor" else mean
+        return mean.mul_(self._factor(mean, kept, length)) if kept else mean
+
+    def _factor(self, masked: Tensor, kept: int, length: float) -> float:
+        if self.settings.scale == "norm":
+            return length / max(float(masked.norm()), 1e-30)
+        power = {"none": 0.0, "sqrt": 0.5, "tensor": 1.0}[self.settings.scale]
+        return (masked.numel() / kept) ** power
 
 
 def steps_of_environments(
