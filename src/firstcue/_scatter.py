@@ -45,36 +45,40 @@ def wide_products(x: Tensor, precision: str | None) -> bool:
     return precision == "float64" or (precision is None and x.dtype not in SINGLE)
 
 
-def accumulate(
-    x: Tensor, order: Tensor | None, weights: Tensor | None, scatter: Tensor, buffers: Buffers, *, wide: bool
-) -> tuple[float, Tensor]:
-    """Write the scatter of the rows `x[order]` about their mean into the lower triangle of `scatter`.
+class Sums:
+    """Weight, mean and scatter of rows that arrive in any number of parts."""
 
-    Args:
-        x: `(n, d)`, any dtype.
-        order: Which rows, or None for all.
-        weights: `(n,)`, positive at the rows in `order`, or None.
-        scatter: `(d, d)` float64, of any content.
-        buffers: Shared by calls for rows of the same width.
-        wide: Take the products in float64.
+    def __init__(self, x: Tensor, weights: Tensor | None, scatter: Tensor, buffers: Buffers, *, wide: bool) -> None:
+        """Start from no rows.
 
-    Returns:
-        Total weight, and the mean `(d,)` in float64.
-    """
-    counts: list[float] = []
-    means: list[Tensor] = []
-    drifts: list[Tensor] = []
-    for rows, weight in chunks(x, order, weights, buffers):
-        count, mean = _mean(rows, weight)
-        lower, drift = _products(rows, weight, mean, wide, buffers)
-        _add_lower(scatter, lower, first=not counts)
-        counts.append(count)
-        means.append(mean)
-        drifts.append(drift)
-    count, mean = _join(counts, means, drifts, scatter, buffers)
-    if not bool(torch.isfinite(mean).all() and torch.isfinite(scatter.diagonal()).all()):
-        _refuse(x, weights)
-    return count, mean
+        Args:
+            x: `(n, d)`, any dtype.
+            weights: `(n,)`, positive at the rows that will be added, or None.
+            scatter: `(d, d)` float64, of any content; its lower triangle is where the scatter is summed.
+            buffers: Shared by sums over rows of the same width.
+            wide: Take the products in float64.
+        """
+        self._x, self._weights, self._scatter, self._buffers, self._wide = x, weights, scatter, buffers, wide
+        self._counts: list[float] = []
+        self._means: list[Tensor] = []
+        self._drifts: list[Tensor] = []
+
+    def add(self, order: Tensor | None) -> None:
+        """Count the rows `x[order]`, or all if None."""
+        for rows, weight in chunks(self._x, order, self._weights, self._buffers):
+            count, mean = _mean(rows, weight)
+            lower, drift = _products(rows, weight, mean, self._wide, self._buffers)
+            _add_lower(self._scatter, lower, first=not self._counts)
+            self._counts.append(count)
+            self._means.append(mean)
+            self._drifts.append(drift)
+
+    def finish(self) -> tuple[float, Tensor]:
+        """Total weight, and the mean `(d,)` in float64; the scatter is then that about this mean."""
+        count, mean = _join(self._counts, self._means, self._drifts, self._scatter, self._buffers)
+        if not bool(torch.isfinite(mean).all() and torch.isfinite(self._scatter.diagonal()).all()):
+            _refuse(self._x, self._weights)
+        return count, mean
 
 
 def _join(

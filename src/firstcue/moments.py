@@ -3,7 +3,7 @@
 Everything closed-form in this package is a function of these tensors and never touches the samples again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from firstcue._checks import encode_labels, require_rows
 from firstcue._rows import feature_rows, numbered_groups, row_weights
-from firstcue._scatter import Buffers, accumulate, fourth_order, move_fourth, symmetrise, wide_products
+from firstcue._scatter import CHUNK_ROWS, Buffers, Sums, fourth_order, move_fourth, symmetrise, wide_products
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,28 +213,42 @@ def _each_left_out(blocks: list[Moments]) -> list[Moments]:
 def _of_ids(
     x: Tensor, ids: Tensor, num_groups: int, weights: Tensor | None, precision: str | None, fourth: bool
 ) -> Moments:
-    """One pass over rows sorted by group; only one chunk of `x` is ever copied."""
+    """One pass over the rows, in which only one chunk of `x` is ever copied."""
     wide = wide_products(x, precision)
     kept = None if weights is None else (weights > 0).nonzero()[:, 0]
     ids = ids if kept is None else ids[kept]
-    sizes = torch.bincount(ids, minlength=num_groups)
-    order = kept if num_groups == 1 else _sorted(ids, kept)
     mean = torch.zeros(num_groups, x.shape[1], dtype=torch.float64, device=x.device)
-    count, scatter = torch.zeros_like(mean[:, 0]), mean.new_empty(*mean.shape, x.shape[1])
+    count, scatter, buffers = torch.zeros_like(mean[:, 0]), mean.new_empty(*mean.shape, x.shape[1]), Buffers()
+    sums = [Sums(x, weights, scatter[g], buffers, wide=wide) for g in range(num_groups)]
+    for g, mine in _by_group(ids, kept, num_groups):
+        sums[g].add(mine)
+    for g, total in enumerate(sums):
+        count[g], mean[g] = total.finish()
     cubic, quartic = (torch.zeros_like(mean), torch.zeros_like(count)) if fourth else (None, None)
-    start, buffers = 0, Buffers()
-    for g, size in enumerate(sizes.tolist()):
-        mine = order if order is None else order[start : start + size]
-        start += size
-        count[g], mean[g] = accumulate(x, mine, weights, scatter[g], buffers, wide=wide)
-        if cubic is not None and quartic is not None:
-            cubic[g], quartic[g] = fourth_order(x, mine, weights, mean[g])
+    if cubic is not None and quartic is not None:
+        for g, mine in _by_group(ids, kept, num_groups):
+            more = fourth_order(x, mine, weights, mean[g])
+            cubic[g], quartic[g] = cubic[g] + more[0], quartic[g] + more[1]
+    sizes = torch.bincount(ids, minlength=num_groups)
     return Moments(count, mean, symmetrise(scatter), sizes, None, cubic, quartic)
 
 
-def _sorted(ids: Tensor, kept: Tensor | None) -> Tensor:
-    order = torch.argsort(ids, stable=True)
-    return order if kept is None else kept[order]
+def _by_group(ids: Tensor, kept: Tensor | None, num_groups: int) -> Iterator[tuple[int, Tensor | None]]:
+    """A group and which rows belong to it, for spans of rows in the order in which they are stored.
+
+    Rows in a file are so read once from its beginning to its end, however groups are mixed. None means all rows.
+    """
+    if num_groups == 1:
+        yield 0, kept
+        return
+    span = CHUNK_ROWS * 7 // 8 * max(num_groups, 1)  # so that a group of usual size fits into one chunk
+    for start in range(0, len(ids), span):
+        here = ids[start : start + span]
+        order = torch.argsort(here, stable=True) + start
+        order = order if kept is None else kept[order]
+        for g, mine in enumerate(order.split(torch.bincount(here, minlength=num_groups).tolist())):
+            if len(mine):
+                yield g, mine
 
 
 def _aligned(one: Moments, two: Moments) -> tuple[Moments, Moments]:
