@@ -39,7 +39,7 @@ class BooleanRun:
     strength: float
     noise: int = 0
     seed: int = 0
-    sampling: Sampling = "core-uniform"
+    sampling: Sampling | str = "core-uniform"
 
     @property
     def columns(self) -> int:

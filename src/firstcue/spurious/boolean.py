@@ -67,7 +67,7 @@ def boolean_data(
     n: int,
     *,
     noise: int = 0,
-    sampling: Sampling = "core-uniform",
+    sampling: Sampling | str = "core-uniform",
     seed: int = 0,
     layout: Layout | None = None,
 ) -> Batch:
@@ -120,7 +120,7 @@ def boolean_stream(
     batch_size: int,
     *,
     noise: int = 0,
-    sampling: Sampling = "core-uniform",
+    sampling: Sampling | str = "core-uniform",
     seed: int = 0,
     layout: Layout | None = None,
 ) -> Iterator[Batch]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from firstcue.spurious.boolean import Layout
 from firstcue.spurious.fourier import all_signs
 from firstcue.spurious.functions import MOST_TABLE_BITS, BooleanFunction
-from firstcue.spurious.sampling import Sampling
+from firstcue.spurious.sampling import Sampling, require_shortcut
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Shares:
     """P(y = 1 | they do not agree)."""
 
 
-def label_shares(core: BooleanFunction, spurious: BooleanFunction, sampling: Sampling = "core-uniform") -> Shares:
+def label_shares(core: BooleanFunction, spurious: BooleanFunction, sampling: Sampling | str = "core-uniform") -> Shares:
     """Class shares among rows that agree and rows that do not: equal to each other unless a function is biased.
 
     Raises:
@@ -45,6 +45,7 @@ def label_shares(core: BooleanFunction, spurious: BooleanFunction, sampling: Sam
         >>> round(shares.positive_if_agree, 3), round(shares.positive_if_not, 3), round(shares.core_positive, 3)
         (0.717, 0.481, 0.605)
     """
+    require_shortcut(0.5, sampling)
     c, s = core.positive_share, spurious.positive_share
     agree = c * s + (1 - c) * (1 - s)
     if sampling == "core-uniform":
@@ -55,7 +56,7 @@ def label_shares(core: BooleanFunction, spurious: BooleanFunction, sampling: Sam
 
 
 def confounded_density(
-    core: BooleanFunction, spurious: BooleanFunction, strength: float, sampling: Sampling = "core-uniform"
+    core: BooleanFunction, spurious: BooleanFunction, strength: float, sampling: Sampling | str = "core-uniform"
 ) -> Float64[Tensor, " m"]:
     """`(2^(c + s),)` probability of every pattern of core and spurious coordinates.
 
@@ -73,6 +74,7 @@ def confounded_density(
         >>> confounded_density(parity(1), parity(1), 0.75).tolist()
         [0.375, 0.125, 0.125, 0.375]
     """
+    require_shortcut(strength, sampling)
     y, a = _values(core), _values(spurious)
     if core.size + spurious.size > MOST_TABLE_BITS:
         raise ValueError(
@@ -100,7 +102,7 @@ def neuron_gradients(
     strength: float,
     layout: Layout,
     *,
-    sampling: Sampling = "core-uniform",
+    sampling: Sampling | str = "core-uniform",
 ) -> Float64[Tensor, "h k"]:
     """The signal E[y relu'(w x + b) x] that each input weight of a hidden neuron gets, over the whole distribution.
 
@@ -150,7 +152,7 @@ def fourier_gap(
     strength: float,
     layout: Layout,
     *,
-    sampling: Sampling = "core-uniform",
+    sampling: Sampling | str = "core-uniform",
 ) -> FourierGap:
     """Which block of coordinates the hidden neurons of a two-layer network can see at this moment.
 

@@ -1,6 +1,6 @@
 """Draw rows in which the spurious function agrees with the core one as often as wanted, exactly and without loops over rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -37,7 +37,7 @@ class Recipe:
     spurious: BooleanFunction
     strength: float
     noise: int
-    sampling: Sampling
+    sampling: Sampling | str
     seed: int
 
     def __post_init__(self) -> None:
@@ -47,14 +47,9 @@ class Recipe:
                     f"`{role}` is a {type(function).__name__}; give a function such as parity(3), or wrap your own: "
                     f"boolean_function(f, size)."
                 )
-        if not 0 <= self.strength <= 1:
-            raise ValueError(
-                f"`strength` is the probability that both functions agree, between 0 and 1; got {self.strength}."
-            )
+        require_shortcut(self.strength, self.sampling)
         if self.noise < 0 or self.seed < 0:
             raise ValueError(f"`noise` and `seed` are at least 0; got {self.noise} and {self.seed}.")
-        if self.sampling not in ("core-uniform", "mixture"):
-            raise ValueError(f"`sampling` is {self.sampling!r}; choose 'core-uniform' or 'mixture'.")
 
     @property
     def size(self) -> int:
@@ -62,11 +57,12 @@ class Recipe:
         return self.core.size + self.spurious.size + self.noise
 
 
-def blocks(recipe: Recipe, first: int = 0) -> Iterator[Rows]:
-    """Blocks of `BLOCK` rows without end."""
-    while True:
-        yield block(recipe, first)
-        first += 1
+def require_shortcut(strength: float, sampling: str) -> None:
+    """Refuse a strength that is no probability, and an unknown way of sampling."""
+    if not 0 <= strength <= 1:
+        raise ValueError(f"`strength` is the probability that both functions agree, between 0 and 1; got {strength}.")
+    if sampling not in ("core-uniform", "mixture"):
+        raise ValueError(f"`sampling` is {sampling!r}; choose 'core-uniform' or 'mixture'.")
 
 
 def block(recipe: Recipe, number: int, out: np.ndarray | None = None, limit: int = BLOCK) -> Rows:
