@@ -106,6 +106,33 @@ def test_training_moves_features_and_the_sentence_says_by_how_much():
     assert "step 60" in monitor.sentence() and "better" not in monitor.sentence()
 
 
+class Speaker(nn.Module):
+    """Tokens in, one vector of logits per token out, by the transposed embedding."""
+
+    def __init__(self, bare):
+        super().__init__()
+        self.embed = nn.Embedding(11, 8)
+        self.mix = nn.Linear(8, 8)
+        self.lm_head = nn.Linear(8, 11, bias=False)
+        self.lm_head.weight = self.embed.weight
+        self.bare = bare
+
+    def forward(self, tokens):
+        x = torch.tanh(self.mix(self.embed(tokens).cumsum(dim=1)))
+        return x @ self.embed.weight.T if self.bare else self.lm_head(x)
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_heads_tied_to_the_embedding_are_found_and_every_token_is_a_row(bare):
+    model, tokens = Speaker(bare), torch.randint(0, 11, (40, 6))
+    row = RichnessMonitor(model, tokens).record(0)
+    with torch.no_grad():
+        outputs = model(tokens).flatten(0, 1)
+        features = torch.tanh(model.mix(model.embed(tokens).cumsum(dim=1))).flatten(0, 1)
+
+    assert row["richness/dlr"] == pytest.approx(low_rank_measure(features, outputs, "raw", "auto").dlr, abs=1e-5)
+
+
 def test_a_given_start_is_what_change_is_measured_from():
     start = network()
     trained = fit(copy.deepcopy(start))

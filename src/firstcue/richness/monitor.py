@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from firstcue._checks import as_tensor, encode_labels, require_rows
+from firstcue._checks import as_tensor, encode_labels, require_finite, require_rows
 from firstcue._values import plain
 from firstcue._whole import written_whole
 from firstcue.batch import Batch
-from firstcue.forward import left_as_found, unwrap
-from firstcue.heads import Head, features_and_outputs, find_head
+from firstcue.forward import as_logits, left_as_found, parts, require_finite_outputs, unwrap
 from firstcue.richness.low_rank import low_rank_measure
 from firstcue.richness.movement import weight_movement
+from firstcue.richness.readout import PROBE_ROWS, find_readout
 from firstcue.richness.result import Debias
 from firstcue.richness.similarity import cka, label_alignment
 from firstcue.training.recorder import Measure, Step, When, is_due, require_when
@@ -189,9 +189,9 @@ class _Probe:
 
     def __call__(self, step: Step) -> Mapping[str, float]:
         with left_as_found(step.model):
-            x, y, head = self._chosen(step.model)
-            features, outputs = features_and_outputs(step.model, x, batch_size=self.batch_size, head=head)
-            before, weights = self._begun(step.model, features)
+            x, y = self._chosen(step.model)
+            features, outputs = _rows_of(step.model, x, self.batch_size)
+            before, weights = self._begun(step.model, x, features)
         found = low_rank_measure(features, outputs, self.reference, self.debias)
         values = {
             "dlr": found.dlr,
@@ -202,30 +202,48 @@ class _Probe:
             "feature_change": 1 - cka(features, before),
             "weight_movement": weight_movement(step.model, weights).relative,
         }
-        if y is not None:
-            values["accuracy"] = float((outputs.argmax(dim=1) == y).double().mean())
+        if y is not None and len(y) == len(outputs):
+            values["accuracy"] = float((as_logits(outputs).argmax(dim=1) == y).double().mean())
             values["alignment"] = label_alignment(features, y)
         return {f"{self.name}/{key}": float(value) for key, value in values.items()}
 
-    def _chosen(self, model: nn.Module) -> tuple[Tensor, Tensor | None, Head]:
-        """The probe rows, drawn at the first call, and the head as it is now."""
+    def _chosen(self, model: nn.Module) -> tuple[Tensor, Tensor | None]:
+        """The probe rows, drawn at the first call."""
         if self.rows is None:
             x, y = _collected(self.data, self.y, self.max_rows)
-            width = find_head(model, x).weight.shape[1]
-            wanted = max(FEWEST_ROWS, ROWS_PER_FEATURE * width) if self.max_rows is None else self.max_rows
-            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:wanted].sort().values
+            few = x[:PROBE_ROWS]
+            features, _ = _rows_of(model, few, PROBE_ROWS)
+            wanted = max(FEWEST_ROWS, ROWS_PER_FEATURE * features.shape[1]) if self.max_rows is None else self.max_rows
+            inputs = -(-wanted * len(few) // len(features))  # an input may hold many positions
+            order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:inputs].sort().values
             self.rows = x[order.to(x.device)], None if y is None else y[order]
             self.data = self.y = None  # the probe rows are enough
-        x, y = self.rows
-        return x, y, find_head(model, x)
+        return self.rows
 
-    def _begun(self, model: nn.Module, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _begun(self, model: nn.Module, x: Tensor, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         if self.start is None:
             first = model if self.initial is None else self.initial
-            own = features if self.initial is None else features_and_outputs(first, self.rows[0])[0]  # type: ignore[index]
+            own = features
+            if self.initial is not None:
+                with left_as_found(first):
+                    own, _ = _rows_of(first, x, self.batch_size)
             weights = {name: p.detach().to("cpu", copy=True) for name, p in unwrap(first).named_parameters()}
             self.start = own.clone(), weights
         return self.start
+
+
+def _rows_of(model: nn.Module, x: Tensor, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Features `(n, p)` and outputs `(n, C)` of all rows, and of all positions of sequences and maps."""
+    inner = unwrap(model)
+    require_finite(x)
+    readout = find_readout(inner, x[:PROBE_ROWS])
+    features, outputs = [], []
+    for start, part in parts(x, batch_size):
+        inside, outside = readout(inner, part)
+        features.append(inside.reshape(-1, inside.shape[-1]).to("cpu", torch.float32))
+        outputs.append(outside.reshape(-1, outside.shape[-1]).to("cpu", torch.float32))
+        require_finite_outputs(outputs[-1], start)
+    return torch.cat(features), torch.cat(outputs)
 
 
 def _collected(data: Any, y: Any, max_rows: int | None) -> tuple[Tensor, Tensor | None]:
