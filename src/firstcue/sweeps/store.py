@@ -77,12 +77,22 @@ class Store:
         return self.folder / ("failed" if failed else "finished") / key[:2] / f"{key}.json"
 
     def write(self, trial: Trial, result: Result) -> None:
-        """Keep a result; it is on the disk when this returns."""
+        """Keep a result; it is on the disk when this returns.
+
+        Raises:
+            ValueError: If the disk is full or the folder gone.
+        """
         body = plain({name: value for name, value in vars(result).items() if value is not None})
         text = canonical(body).encode()
         path = self.path(trial.key, failed=result.error is not None)
-        path.parent.mkdir(exist_ok=True)
-        _write_whole(path, _HEAD + sha256(text).hexdigest().encode() + _NECK + text + _TAIL)
+        try:
+            path.parent.mkdir(exist_ok=True)
+            _write_whole(path, _HEAD + sha256(text).hexdigest().encode() + _NECK + text + _TAIL)
+        except OSError as error:
+            raise ValueError(
+                f"a result cannot be written to {self.folder} ({error.strerror}); make room or mend the folder, and run the "
+                f"same sweep again: nothing that finished is lost."
+            ) from None
         if result.error is None:
             self.path(trial.key, failed=True).unlink(missing_ok=True)
 
