@@ -61,7 +61,7 @@ class Sketch:
         generator, p, c = torch.Generator().manual_seed(self.seed), features.shape[1], outputs.shape[1]
         first = features[:CHUNK_ROWS].double()
         self.origin, self.output_origin = first.mean(dim=0), outputs[:CHUNK_ROWS].double().mean(dim=0)
-        first -= self.origin
+        first = first - self.origin
         self.unit = float(first.square().mean().sqrt()) or 1.0
         self.dtype = torch.float64 if features.dtype == torch.float64 else torch.float32
         largest = _largest_directions((first / self.unit).to(self.dtype), generator)
