@@ -60,8 +60,8 @@ class Sums:
         """
         self._x, self._weights, self._scatter, self._buffers, self._wide = x, weights, scatter, buffers, wide
         self._counts: list[float] = []
-        self._means: list[Tensor] = []
-        self._drifts: list[Tensor] = []
+        self._seen = scatter.new_empty(1, 2, len(scatter))
+        """Mean and drift of every chunk, in one piece of memory: many small ones would leave holes between large ones."""
 
     def add(self, order: Tensor | None) -> None:
         """Count the rows `x[order]`, or all if None."""
@@ -69,34 +69,35 @@ class Sums:
             count, mean = _mean(rows, weight)
             lower, drift = _products(rows, weight, mean, self._wide, self._buffers)
             _add_lower(self._scatter, lower, first=not self._counts)
+            if len(self._counts) == len(self._seen):
+                self._seen = torch.cat([self._seen, torch.empty_like(self._seen)])
+            self._seen[len(self._counts), 0], self._seen[len(self._counts), 1] = mean, drift
             self._counts.append(count)
-            self._means.append(mean)
-            self._drifts.append(drift)
 
     def finish(self) -> tuple[float, Tensor]:
         """Total weight, and the mean `(d,)` in float64; the scatter is then that about this mean."""
-        count, mean = _join(self._counts, self._means, self._drifts, self._scatter, self._buffers)
+        means, drifts = self._seen[: len(self._counts)].unbind(dim=1)
+        count, mean = _join(self._counts, means, drifts, self._scatter, self._buffers)
         if not bool(torch.isfinite(mean).all() and torch.isfinite(self._scatter.diagonal()).all()):
             _refuse(self._x, self._weights)
         return count, mean
 
 
 def _join(
-    counts: list[float], means: list[Tensor], drifts: list[Tensor], scatter: Tensor, buffers: Buffers
+    counts: list[float], means: Tensor, drifts: Tensor, scatter: Tensor, buffers: Buffers
 ) -> tuple[float, Tensor]:
     """Carry the scatter of every chunk from the centre its products used to the mean of all rows."""
-    if not means:
+    if not counts:
         scatter.zero_()
         return 0.0, scatter.new_zeros(len(scatter))
     share = torch.tensor(counts, dtype=torch.float64, device=scatter.device)[:, None]
-    drift = share.sqrt() * torch.stack(drifts)
+    drift = share.sqrt() * drifts
     if bool((drift.square().sum(dim=0) > 1e-12 * scatter.diagonal()).any()):
         _add_lower(scatter, -_gram(drift, buffers))
-    if len(means) == 1:
+    if len(counts) == 1:
         return counts[0], means[0]
-    centres = torch.stack(means)
-    mean = (share * centres).sum(dim=0) / share.sum()
-    _add_lower(scatter, _gram(share.sqrt() * (centres - mean), buffers))
+    mean = (share * means).sum(dim=0) / share.sum()
+    _add_lower(scatter, _gram(share.sqrt() * (means - mean), buffers))
     return float(share.sum()), mean
 
 
