@@ -19,7 +19,7 @@ class Scale:
         settings: What the trials are told: rows, epochs, patience and the like.
     """
 
-    minutes: float
+    minutes: int | float
     settings: Mapping[str, Any] = field(default_factory=dict)
 
 
