@@ -1,0 +1,1 @@
+"""Claims of "Slowing learning by erasing simple features" and of the work it builds on."""
