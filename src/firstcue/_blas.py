@@ -17,10 +17,15 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return torch.from_numpy(np.matmul(a.detach().numpy(), b.detach().numpy()))
 
 
-def eigh(a: Tensor) -> tuple[Tensor, Tensor]:
-    """Ascending eigenvalues and eigenvectors of a symmetric matrix."""
+def eigh(a: Tensor, *, overwrite: bool = False) -> tuple[Tensor, Tensor]:
+    """Ascending eigenvalues and eigenvectors of a symmetric matrix; `overwrite` lets them take its memory."""
     if a.device.type != "cpu" or a.dtype != torch.float64:
         values, vectors = torch.linalg.eigh(a)
         return values, vectors
-    found = np.linalg.eigh(a.numpy())
-    return torch.from_numpy(found.eigenvalues), torch.from_numpy(found.eigenvectors)
+    if overwrite and a.is_contiguous():
+        from scipy.linalg import eigh as in_place
+
+        found = in_place(a.numpy().T, overwrite_a=True, check_finite=False, driver="evd")
+        return torch.from_numpy(found[0]), torch.from_numpy(found[1])
+    values, vectors = np.linalg.eigh(a.numpy())
+    return torch.from_numpy(values), torch.from_numpy(vectors)

@@ -164,14 +164,16 @@ def nearest_root(matrix: Tensor, factor: Tensor, precision: Precision) -> Neares
     # scaled, so that float32 neither overflows nor underflows
     size, length = matrix.diagonal().max().clamp(min=TINY), factor.norm().clamp(min=TINY)
     near = (factor / length).to(dtype)
-    values, vectors = eigh(product(near.mT, product((matrix / size).to(dtype), near)))
+    aligned = product(near.mT, product((matrix / size).to(dtype), near))
+    del near  # large matrices are let go as soon as they can be
+    values, vectors = eigh(aligned, overwrite=True)
     if not float(values[-1]) > 0:
         return Nearest(matrix, matrix, float("inf"), 0.0)
     values = values.clamp(min=torch.finfo(dtype).eps * float(values[-1]))
     unit, fourth = size.sqrt() * length, values.sqrt().sqrt()
     half = vectors * fourth  # a product with its own transpose takes half the work
-    together = product(half, half.mT).to(torch.float64) * unit
-    bridge = vectors / (fourth * unit.sqrt())
+    together = product(half, half.mT).to(torch.float64).mul_(unit)
+    bridge = vectors.div_(fourth * unit.sqrt())
     return Nearest(together, bridge, float(values[-1] / values[0]), float(values.sqrt().sum() * unit))
 
 
