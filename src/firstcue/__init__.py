@@ -46,6 +46,8 @@ _HOME = {
     "low_rank_measure": "richness.low_rank",
     "low_rank_of_moments": "richness.low_rank",
     "balanced_weights": "richness.low_rank",
+    "feature_spectrum": "richness.spectrum",
+    "neural_collapse": "richness.collapse",
     "measure_change": "richness.change",
     "cka": "richness.similarity",
     "label_alignment": "richness.similarity",
