@@ -25,7 +25,7 @@ from firstcue.richness.low_rank import low_rank_measure
 from firstcue.richness.movement import weight_movement
 from firstcue.richness.readout import PROBE_ROWS, find_readout
 from firstcue.richness.result import Debias
-from firstcue.richness.similarity import cka, label_alignment
+from firstcue.richness.similarity import centred_rows, ratio, shared, targets
 from firstcue.training.recorder import Measure, Step, When, is_due, require_when
 
 FEWEST_ROWS = 2000
@@ -181,7 +181,7 @@ class _Probe:
     name: str
     batch_size: int
     rows: tuple[Tensor, Tensor | None] | None = None
-    start: tuple[Tensor, dict[str, Tensor]] | None = None
+    start: tuple[Tensor, float, dict[str, Tensor]] | None = None
 
     def __post_init__(self) -> None:
         if self.max_rows is not None and self.max_rows < 2:
@@ -191,7 +191,9 @@ class _Probe:
         with left_as_found(step.model):
             x, y = self._chosen(step.model)
             features, outputs = _rows_of(step.model, x, self.batch_size)
-            before, weights = self._begun(step.model, x, features)
+            before, own_before, weights = self._begun(step.model, x, features)
+        now = centred_rows(features)
+        own = shared(now, now)
         found = low_rank_measure(features, outputs, self.reference, self.debias)
         values = {
             "dlr": found.dlr,
@@ -199,12 +201,13 @@ class _Probe:
             "unused": found.unused,
             "participation_ratio": found.participation_ratio,
             "rank": found.rank,
-            "feature_change": 1 - cka(features, before),
+            "feature_change": 1 - ratio(shared(now, before), own, own_before),
             "weight_movement": weight_movement(step.model, weights).relative,
         }
         if y is not None and len(y) == len(outputs):
             values["accuracy"] = float((as_logits(outputs).argmax(dim=1) == y).double().mean())
-            values["alignment"] = label_alignment(features, y)
+            goal = centred_rows(targets(y).float()) if len(y.unique()) > 1 else torch.zeros(len(y), 1)
+            values["alignment"] = ratio(shared(now, goal), own, shared(goal, goal))
         return {f"{self.name}/{key}": float(value) for key, value in values.items()}
 
     def _chosen(self, model: nn.Module) -> tuple[Tensor, Tensor | None]:
@@ -220,7 +223,8 @@ class _Probe:
             self.data = self.y = None  # the probe rows are enough
         return self.rows
 
-    def _begun(self, model: nn.Module, x: Tensor, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def _begun(self, model: nn.Module, x: Tensor, features: Tensor) -> tuple[Tensor, float, dict[str, Tensor]]:
+        """Centred features, their square norm, and parameters at the start."""
         if self.start is None:
             first = model if self.initial is None else self.initial
             own = features
@@ -228,7 +232,8 @@ class _Probe:
                 with left_as_found(first):
                     own, _ = _rows_of(first, x, self.batch_size)
             weights = {name: p.detach().to("cpu", copy=True) for name, p in unwrap(first).named_parameters()}
-            self.start = own.clone(), weights
+            centred = centred_rows(own)
+            self.start = centred, shared(centred, centred), weights
         return self.start
 
 

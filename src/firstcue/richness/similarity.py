@@ -59,9 +59,9 @@ def cka(a: Any, b: Any, *, debias: bool = False) -> float:
     fewest = FEWEST_UNBIASED if debias else 2
     if len(left) < fewest:
         raise ValueError(f"`a` has {len(left)} rows; CKA {'without bias ' if debias else ''}needs at least {fewest}.")
-    left, right = _centred(left), _centred(right)
-    product = _unbiased if debias else _biased
-    return _ratio(product(left, right), product(left, left), product(right, right))
+    left, right = centred_rows(left), centred_rows(right)
+    product = _unbiased if debias else shared
+    return ratio(product(left, right), product(left, left), product(right, right))
 
 
 def cka_of_moments(joint: Moments, width: int) -> float:
@@ -109,7 +109,7 @@ def label_alignment(features: Any, y: Any, *, debias: bool = False) -> float:
         >>> round(label_alignment(torch.eye(3)[[0, 1, 2, 2]] * 5, ["a", "b", "c", "c"]), 6)
         1.0
     """
-    return cka(features, _targets(y), debias=debias)
+    return cka(features, targets(y), debias=debias)
 
 
 @dataclass(frozen=True)
@@ -207,26 +207,29 @@ def _outputs(model: nn.Module, part: Tensor, names: Sequence[str], pool: Pool) -
 def _of_blocks(scatter: Tensor, one: slice, two: slice) -> float:
     blocks = (scatter[one, two], scatter[one, one], scatter[two, two])
     cross, a, b = (float(block.square().sum()) for block in blocks)
-    return _ratio(cross, a, b)
+    return ratio(cross, a, b)
 
 
-def _biased(a: Tensor, b: Tensor) -> float:
+def shared(a: Tensor, b: Tensor) -> float:
     """||a^T b||^2 of centred rows, by the smaller of the two products."""
+    if a.dtype != b.dtype:
+        a, b = a.double(), b.double()
     if len(a) < min(a.shape[1], b.shape[1]):
-        return float(((a @ a.mT) * (b @ b.mT)).sum())
-    return float((a.mT @ b).square().sum())
+        return float(((a @ a.mT).double() * (b @ b.mT).double()).sum())
+    return float((a.mT @ b).double().square().sum())
 
 
 def _unbiased(a: Tensor, b: Tensor) -> float:
     """n (n - 3) HSIC_1 of Song et al. for linear kernels, whose diagonal is left out; the factor cancels in CKA."""
-    n = len(a)
+    a, b, n = a.double(), b.double(), len(a)  # a difference of large sums
     own_a, own_b = a.square().sum(dim=1), b.square().sum(dim=1)
     # rows are centred, so every row of a kernel sums to zero, and without its diagonal to minus that
-    pairs = _biased(a, b) - float(own_a @ own_b)
+    pairs = shared(a, b) - float(own_a @ own_b)
     return pairs + float(own_a.sum() * own_b.sum()) / ((n - 1) * (n - 2)) - 2 / (n - 2) * float(own_a @ own_b)
 
 
-def _ratio(cross: float, a: float, b: float) -> float:
+def ratio(cross: float, a: float, b: float) -> float:
+    """Cosine of two kernels, from their inner product and square norms."""
     return cross / (math.sqrt(a) * math.sqrt(b)) if a > 0 and b > 0 else math.nan
 
 
@@ -236,12 +239,16 @@ def _checked(x: Any, name: str) -> Tensor:
     return rows
 
 
-def _centred(rows: Tensor) -> Tensor:
-    wide = rows.detach().cpu().double()
-    return wide - wide.mean(dim=0)
+def centred_rows(rows: Tensor) -> Tensor:
+    """Rows minus their mean, on the CPU; products of what came in single precision stay in it."""
+    wide = rows.detach().cpu()
+    narrow = wide.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    mean = wide.mean(dim=0, dtype=torch.float64) if wide.is_floating_point() else wide.double().mean(dim=0)
+    return (wide.double() - mean).to(torch.float32 if narrow else torch.float64)
 
 
-def _targets(y: Any) -> Tensor:
+def targets(y: Any) -> Tensor:
+    """`(n, c)` one-hot classes, or real targets as they are."""
     labels = as_tensor(y, "y") if isinstance(y, Tensor | np.ndarray) and np.ndim(y) == 2 else None
     if labels is not None and labels.shape[1] > 1:
         return labels.double()
