@@ -228,6 +228,7 @@ def test_the_profile_ends_in_the_features_of_the_head():
     assert list(by_layer) == ["1", "2", "3", "5"]
     assert by_layer["3"].dlr == pytest.approx(low_rank_measure(features, outputs).dlr, abs=1e-6)
     assert by_layer["3"].explained == pytest.approx(1, abs=1e-5)
+    assert 0 < by_layer["3"].quality <= 1
     assert by_layer["1"].explained < 1 - 1e-3 and by_layer["1"].width == 20
     assert all(0 <= found.dlr <= 1 and 0 <= found.alignment <= 1 for found in profile)
 
@@ -244,9 +245,10 @@ def test_the_table_holds_every_measure_and_reads_as_text():
 
     table = measure_change(model, data().x, data().y, initial=start, tangent_rows=8)
 
-    assert {"D_LR", "label alignment", "feature change", "tangent change", "linearisation error"} <= {
+    assert {"D_LR", "label alignment", "feature change", "tangent change", "linearisation error", "NC1"} <= {
         row.name for row in table.rows
     }
+    assert table["NC4"] == pytest.approx(0.3, abs=0.3) and 0 < table["NC1"] < 100
     assert "needs labels" in str(table) and table.to_rows()[0]["n"] == 300
     with pytest.raises(KeyError, match="measured:"):
         table["nothing"]

@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from firstcue._checks import as_tensor, require_rows
 from firstcue.forward import unwrap
 from firstcue.heads import Head, features_and_outputs, find_head
+from firstcue.moments import Moments
+from firstcue.richness.collapse import neural_collapse
 from firstcue.richness.low_rank import low_rank_measure
 from firstcue.richness.movement import RECTIFIERS, activation_change, spectral_complexity, weight_movement
 from firstcue.richness.ranks import effective_ranks
+from firstcue.richness.recipes import class_ids
 from firstcue.richness.result import Debias
 from firstcue.richness.similarity import cka, label_alignment
 from firstcue.richness.tangent import linearisation_error, tangent_change
@@ -133,9 +136,19 @@ def _of_features(features: Tensor, outputs: Tensor, reference: str, debias: Debi
 
 
 def _of_labels(features: Tensor, y: Any, head: Head) -> Iterator[Measurement]:
+    ids = class_ids(y, len(head.weight))
+    found = neural_collapse(Moments.of_groups(features, ids, len(head.weight)), head, features)
+    near_zero = "grows without bound where class means nearly coincide"
     yield Measurement(
         "label alignment", label_alignment(features, y), "near its start", "labels", "grows with accuracy"
     )
+    yield Measurement("NC1", found.nc1, "large", "labels", near_zero)
+    yield Measurement("NC1, traces", found.nc1_trace, "large", "labels")
+    yield Measurement("CDNV", found.cdnv, "large", "labels")
+    yield Measurement("NC2, lengths", found.nc2_lengths, "", "labels", "not 0 for unequal classes")
+    yield Measurement("NC2, angles", found.nc2_angles, "", "labels", "not 0 for unequal classes")
+    yield Measurement("NC3", math.nan if found.nc3 is None else found.nc3, "", "labels")
+    yield Measurement("NC4", math.nan if found.nc4 is None else found.nc4, "", "labels")
 
 
 def _of_start(

@@ -20,6 +20,7 @@ from firstcue.pooling import Pool
 from firstcue.richness.low_rank import low_rank_measure
 from firstcue.richness.result import Debias
 from firstcue.richness.similarity import label_alignment
+from firstcue.richness.spectrum import feature_spectrum
 
 PASSIVE = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.Flatten, nn.Unflatten, nn.Identity)
 
@@ -41,6 +42,9 @@ class LayerRichness:
 
     alignment: float
     """CKA with the labels; NaN without labels."""
+
+    quality: float
+    """Mean squared canonical correlation with the classes: how well a linear map could express them (in the sample)."""
 
 
 def richness_profile(
@@ -97,6 +101,7 @@ def _measured(name: str, features: Tensor, outputs: Tensor, y: Any, reference: s
         width=features.shape[1],
         explained=_explained(features, outputs),
         alignment=math.nan if y is None else label_alignment(features, y),
+        quality=math.nan if y is None else _quality(features, outputs, y),
     )
 
 
@@ -124,6 +129,11 @@ def _computing(model: nn.Module) -> list[str]:
         for name, module in model.named_modules()
         if name and not any(module.children()) and not isinstance(module, PASSIVE)
     ]
+
+
+def _quality(features: Tensor, outputs: Tensor, y: Any) -> float:
+    curve = feature_spectrum(features, outputs, y).quality
+    return float(curve[-1]) if len(curve) else math.nan
 
 
 def _explained(features: Tensor, outputs: Tensor) -> float:

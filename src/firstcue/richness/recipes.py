@@ -180,7 +180,7 @@ def lazy_twin(
     inputs = as_tensor(x)
     require_rows(inputs, y)
     head = find_head(model, inputs)
-    ids = _class_ids(y, len(head.weight))
+    ids = class_ids(y, len(head.weight))
     features, _ = features_and_outputs(model, inputs, batch_size=batch_size, head=head)
     weight, bias = _ridge(features, one_hot(ids, len(head.weight)), ridge)
     fitted = Head(head.name, weight.float(), bias.float())
@@ -261,7 +261,7 @@ def _ridge(features: Tensor, targets: Tensor, ridge: float) -> tuple[Tensor, Ten
     return weight, joint.mean[d:] - weight @ joint.mean[:d]
 
 
-def _class_ids(y: Any, num_outputs: int) -> Tensor:
+def class_ids(y: Any, num_outputs: int) -> Tensor:
     """Ids that keep their number where labels are numbers the model has outputs for, else by sorted order."""
     ids, names = encode_labels(y)
     require_classes(ids.bincount(), names)
