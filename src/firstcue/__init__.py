@@ -23,6 +23,7 @@ _HOME = {
     "oracle_leace": "erasure.oracle",
     "qleace": "erasure.qleace",
     "alf_qleace": "erasure.alf_qleace",
+    "class_editor": "erasure.editing",
     "free_form_leace": "erasure.free_form",
     "gradient_erasure": "erasure.gradient",
     "order_of_statistics": "erasure.statistics_order",

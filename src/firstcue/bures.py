@@ -104,17 +104,19 @@ def bures_squared(a: Tensor, b: Tensor) -> float:
 
 
 def bures_map(source: Tensor, target: Tensor) -> Float[Tensor, "d d"]:
-    """The shortest linear map that turns covariance `source` into `target`: symmetric, positive semi-definite.
+    """The shortest linear map that turns covariance `source` into `target`.
+
+    It is symmetric and positive semi-definite wherever `source` has variance, and zero where it has none.
 
     Args:
-        source: `(d, d)`, positive semi-definite; where singular, the map is zero on its kernel.
+        source: `(d, d)`, positive semi-definite.
         target: Positive semi-definite, in the same units.
 
     Returns:
-        A with `A @ source @ A = target`.
+        A with `A @ source @ A.T = target`.
 
     Raises:
-        ValueError: If no linear map does it, because `target` has variance that `source` cannot supply.
+        ValueError: If no linear map does it, because `target` varies in more directions than `source`.
 
     Source:
         Gelbrich (1990), On a formula for the L2 Wasserstein metric between measures on Euclidean and Hilbert spaces.
@@ -127,18 +129,28 @@ def bures_map(source: Tensor, target: Tensor) -> Float[Tensor, "d d"]:
     start, end = _checked(source, "source"), _checked(target, "target")
     _require_same_size(start, end)
     inside = range_basis(start)
-    root = some_root(inside.mT @ start @ inside)
-    # of all roots of the target, rotate ours to the one nearest to the source's
-    wide = sqrt_psd(end) @ inside
-    left, _, right = torch.linalg.svd(wide @ root, full_matrices=False)
-    nearest = sqrt_psd(end) @ (left @ right)
-    mapped = torch.linalg.solve_ex(root, nearest, left=False).result @ inside.mT
+    mapped = shortest_map(inside, some_root(inside.mT @ start @ inside), sqrt_psd(end))
     if float((mapped @ start @ mapped.mT - end).norm()) > 1e-6 * float(end.norm()):
         raise ValueError(
-            f"no linear map turns `source` (rank {inside.shape[1]}) into `target` (rank {range_basis(end).shape[1]}): it "
-            f"has variance where the source has none. Shrink `source` towards a multiple of the identity first."
+            f"no linear map turns `source` (rank {inside.shape[1]}) into `target` (rank {range_basis(end).shape[1]}), which "
+            f"varies in more directions. Shrink `source` towards a multiple of the identity first."
         )
-    return ((mapped + mapped.mT) / 2).to(source.dtype)
+    return mapped.to(source.dtype)
+
+
+def shortest_map(basis: Tensor, root: Tensor, end: Tensor) -> Float[Tensor, "d d"]:
+    """The map from the covariance S = (basis root)(basis root)^T to `end end^T`, if the rank of that is no larger.
+
+    Args:
+        basis: `(d, r)`, orthonormal columns.
+        root: `(r, r)`, invertible.
+        end: `(d, q)`, any root of the target.
+    """
+    # of all roots of the target the one nearest to the source's
+    left, _, right = torch.linalg.svd(end.mT @ (basis @ root), full_matrices=False)
+    mapped = torch.linalg.solve_ex(root, end @ (left @ right), left=False).result
+    inner = basis.mT @ mapped
+    return (mapped + basis @ (inner.mT - inner) / 2) @ basis.mT
 
 
 def barycenter(

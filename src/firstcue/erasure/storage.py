@@ -10,11 +10,12 @@ from torch import Tensor
 
 from firstcue._whole import written_whole
 from firstcue.erasure.affine import AffineEraser
+from firstcue.erasure.editing import ClassEditor
 from firstcue.erasure.marginal import Quantiles
 from firstcue.erasure.oracle import GroupEraser
 from firstcue.moments import Moments
 
-KINDS: dict[str, Any] = {kind.__name__: kind for kind in (AffineEraser, GroupEraser, Quantiles, Moments)}
+KINDS: dict[str, Any] = {kind.__name__: kind for kind in (AffineEraser, GroupEraser, ClassEditor, Quantiles, Moments)}
 FORMAT = 1
 
 
@@ -22,7 +23,7 @@ def save(obj: Any, path: str | os.PathLike[str]) -> Path:
     """Write an eraser or moments to one file, whole or not at all.
 
     Args:
-        obj: An `AffineEraser`, `GroupEraser`, `Quantiles` or `Moments`.
+        obj: An `AffineEraser`, `GroupEraser`, `ClassEditor`, `Quantiles` or `Moments`.
         path: Where to; by custom it ends in `.safetensors`. An existing file is replaced.
 
     Returns:
