@@ -34,7 +34,7 @@ def test_many_features_are_looked_at_through_their_widest_directions_and_those_b
     z = torch.arange(N) % 2
     x = torch.cat([features("means", z), 10 * torch.randn(N, 200, generator=torch.Generator().manual_seed(5))], dim=1)
     found = ladder(x, z, "cue", seed=0)
-    assert found.directions == 64
+    assert found.directions == 2000 // 50
     assert found.order == "means"  # although its feature is among the narrowest
 
 
@@ -65,3 +65,14 @@ def test_the_sentence_names_the_order_and_every_accuracy():
         "Means and covariances carry the class, nothing beyond them: the best probe reads it"
     )
     assert first.details["carried_by"] == "covariances"
+
+
+def test_means_that_are_equal_leave_a_linear_probe_at_chance_on_other_rows():
+    z = torch.arange(1000) % 2
+    x = torch.randn(1000, 64, generator=torch.Generator().manual_seed(0)) * torch.linspace(1, 0.01, 64)
+    x[:, 3] += 3 * z
+    x[:, 60] = 0.0
+    x[900, 60] = 1.0  # all but constant: scaled to unit variance it would swamp the rest
+    found = ladder(x, z, "cue", seed=0)
+    assert found.order == "means"
+    assert found.read["means", "linear"].ci_low < 0.5 + 0.03

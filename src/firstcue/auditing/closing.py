@@ -1,10 +1,11 @@
 """Put the measurements together as a report and say the verdict in one sentence."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from firstcue import __version__
+from firstcue.auditing.lenses import Described
 from firstcue.auditing.order import Course
 from firstcue.auditing.verdict import overall_verdict
 from firstcue.finding import Environment, Finding, Groups, Picture, Remedy, Report, Verdict
@@ -21,6 +22,7 @@ LIMITS = (
 def close(
     findings: Sequence[Finding],
     *,
+    described: Mapping[str, Described],
     given: bool,
     groups: Groups,
     learned: Course | None,
@@ -31,18 +33,20 @@ def close(
     device: str,
     command: str,
 ) -> Report:
-    """The report; `given` says whether an attribute was named."""
+    """The report; `described` holds what lenses found beside the verdict, `given` says whether an attribute was named."""
     verdict = overall_verdict([f for f in findings if f.judges])
     return Report(
         verdict=verdict,
         summary_line=sentence(verdict, findings, groups, remedies, given),
-        findings=tuple(findings),
+        findings=(*findings, *(finding for lens in described.values() for finding in lens.findings)),
         groups=groups,
         learning_order=learned.order if learned else (),
         timeline=learned.timeline if learned else (),
         remedies=remedies,
         pictures=pictures,
-        notes=notes,
+        notes=(*notes, *(lens.note for lens in described.values() if lens.note)),
+        richness=described["richness"].summary if "richness" in described else None,
+        agreement=described["agreement"].summary if "agreement" in described else None,
         limits=LIMITS,
         environment=Environment(versions=versions(), seed=seed, device=device, command=command),
     )

@@ -14,7 +14,7 @@ from firstcue.auditing import remedies as repair
 from firstcue.auditing.closing import close
 from firstcue.auditing.cue import Measured, findings, measure_cue, measure_jointly, widest
 from firstcue.auditing.decodability import KINDS, decodability_finding
-from firstcue.auditing.ladder import climb
+from firstcue.auditing.lenses import of_embeddings
 from firstcue.auditing.prepare import Prepared, prepare
 from firstcue.auditing.splits import stratified_folds
 from firstcue.auditing.subject import Subject, linear_readout
@@ -90,9 +90,9 @@ def audit_embeddings(
         said += inferred_findings(held, subject, None, seed)
     tried = _remedies(remedies, subject, held, seed, progress)
     decodable = [decodability_finding(LAYER, cue, p, None, held) for (cue, _), p in probes.items()]
-    orders = climb(held.x, held, LAYER, seed, within(progress, 0.75, 0.8))
     return close(
-        [*said, *decodable, *orders],
+        [*said, *decodable],
+        described=of_embeddings(subject, held, LAYER, seed, within(progress, 0.75, 0.8)),
         given=bool(measured),
         groups=group_table(subject.decisions, held, train, data.split),
         learned=None,

@@ -36,9 +36,13 @@ SOURCE = "LEACE (arXiv 2306.03819) and ALF-QLEACE (arXiv 2502.02820), fitted on 
 MAX_PROBED = 1000
 MAX_FITTED = 10_000
 MAX_DIRECTIONS = 64
-"""Directions of the features that are looked at: those between the classes' means, and the widest."""
+"""Directions of the features that are looked at: those that tell the means apart, and the widest."""
+ROWS_PER_DIRECTION = 50
+"""With fewer rows an eraser misses so much of the difference of means that probes find it again on other rows."""
 TARGET = 0.9
 """Share of the differences between covariances that is erased, unless less of them stands out from chance."""
+CONSTANT = 1e-6
+"""Variance, relative to the largest, below which a direction of the features is left out."""
 ABOVE_CHANCE = 0.03
 """Accuracy by which a probe's interval has to clear chance for the cue to count as readable."""
 
@@ -158,13 +162,18 @@ def _basis(x: Tensor, ids: Tensor) -> tuple[Tensor, float]:
     """
     by_value = Moments.of_groups(x, ids)
     covariance = by_value.pool().covariance
-    if len(covariance) <= MAX_DIRECTIONS:
-        return covariance.diag().clamp(min=torch.finfo(torch.float64).tiny).rsqrt().diag(), 1.0
-    telling = leace(by_value).right[:, : MAX_DIRECTIONS // 2]
+    most = min(MAX_DIRECTIONS, max(2, len(x) // ROWS_PER_DIRECTION))
+    if len(covariance) <= most:
+        spread = covariance.diagonal()
+        kept = (
+            spread > CONSTANT * spread.max()
+        )  # a feature that is constant here may vary among the rows that are probed
+        return spread.rsqrt().where(kept, 0.0).diag()[:, kept], 1.0
+    telling = leace(by_value).right[:, : most // 2]
     _, wide = torch.linalg.eigh(covariance)
-    basis, _ = torch.linalg.qr(torch.cat([telling, wide[:, -(MAX_DIRECTIONS - telling.shape[1]) :]], dim=1))
+    basis, _ = torch.linalg.qr(torch.cat([telling, wide[:, -(most - telling.shape[1]) :]], dim=1))
     sizes, turn = torch.linalg.eigh(basis.mT @ covariance @ basis)
-    kept = sizes > 1e-10 * sizes.max()
+    kept = sizes > CONSTANT * sizes.max()
     return (basis @ turn[:, kept]) / sizes[kept].sqrt(), float(sizes[kept].sum() / covariance.trace())
 
 

@@ -14,7 +14,7 @@ from firstcue.auditing.closing import close
 from firstcue.auditing.cue import Measured, findings, measure_cue, measure_jointly, widest
 from firstcue.auditing.decodability import PENULTIMATE, probe_layers
 from firstcue.auditing.edited import edited_inputs, sources
-from firstcue.auditing.ladder import climb
+from firstcue.auditing.lenses import Described, of_model
 from firstcue.auditing.order import Course, course, states
 from firstcue.auditing.pictures import pictures
 from firstcue.auditing.prepare import Prepared, prepare
@@ -94,7 +94,7 @@ def audit(
     probes = run.probes(subject, held)
     encoded = _encoded(measured, subject, probes, seed)
     said = findings(measured, encoded, subject, PENULTIMATE if subject.head else None)
-    described = probes + run.orders(subject, held)
+    described = run.lenses(subject, train, held)
     learned = run.course(checkpoints, train, held)
     if not measured:
         progress("looking for a cue in the errors", 0.75)
@@ -102,7 +102,8 @@ def audit(
     tried = run.remedies(remedies, subject, train, held)
     progress("writing the report", 0.98)
     return close(
-        said + described,
+        said + probes,
+        described=described,
         given=bool(measured),
         groups=group_table(subject.decisions, held, train, data_in.split),
         learned=learned,
@@ -169,16 +170,13 @@ class _Run:
             held,
             seed=self.seed,
             batch_size=self.batch_size,
-            progress=within(self.progress, 0.2, 0.45),
+            progress=within(self.progress, 0.2, 0.4),
         )
 
-    def orders(self, subject: Subject, held: Batch) -> list[Finding]:
-        """Of what order the statistics are that carry the class and the cue in front of the head."""
-        return (
-            []
-            if subject.features is None
-            else climb(subject.features, held, PENULTIMATE, self.seed, within(self.progress, 0.45, 0.5))
-        )
+    def lenses(self, subject: Subject, train: Batch, held: Batch) -> dict[str, Described]:
+        """What describes the model beside the verdict."""
+        tell = within(self.progress, 0.4, 0.55)
+        return of_model(self.model, subject, train, held, PENULTIMATE, self.seed, self.batch_size, tell)
 
     def course(self, checkpoints: Any, train: Batch, held: Batch) -> Course | None:
         """The same measurements on every checkpoint, if there are any."""
@@ -194,7 +192,7 @@ class _Run:
             found,
             seed=self.seed,
             batch_size=self.batch_size,
-            progress=within(self.progress, 0.5, 0.75),
+            progress=within(self.progress, 0.55, 0.75),
         )
 
     def remedies(self, wanted: Sequence[str] | None, subject: Subject, train: Batch, held: Batch) -> tuple[Remedy, ...]:
