@@ -34,10 +34,10 @@ SCALES = {
         | {"epochs": 10, "patience": 3},
     ),
     "small": Scale(
-        minutes=38,
+        minutes=35,
         settings=SHARED
-        | {"data": [["builtin:fashion-mnist", 16, 20000]], "nets": list(NAMES), "rows": 3000, "chunks": 6}
-        | {"epochs": 40, "patience": 5},
+        | {"data": [["builtin:fashion-mnist", 16, 20000], ["builtin:digits", 8, 1797]], "nets": list(NAMES)}
+        | {"rows": 3000, "chunks": 6, "epochs": 40, "patience": 5},
     ),
     "paper": Scale(
         minutes=200_000,
@@ -52,15 +52,13 @@ SCALES = {
 def trials(scale: str, seeds: int) -> list[Trial]:
     """One per data set, method, network and seed; a method's trials follow each other, since they share its data."""
     given = SCALES[scale].settings
-    own = {
-        name: given[name] for name in ("rows", "chunks", "epochs", "patience", "batch", "steps", "augment", "preset")
-    }
+    own = {name: given[name] for name in ("chunks", "epochs", "patience", "batch", "steps", "augment", "preset")}
     return [
         Trial(
             "erasure/learning-speed",
             own
             | {"data": source, "side": side, "pool": rows, "eraser": eraser, "net": net, "rate": given["rates"][net]}
-            | {"width": given["sizes"][net][0], "depth": given["sizes"][net][1]},
+            | {"rows": min(given["rows"], rows), "width": given["sizes"][net][0], "depth": given["sizes"][net][1]},
             seed,
         )
         for source, side, rows in given["data"]
