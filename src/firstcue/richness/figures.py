@@ -62,6 +62,7 @@ def over_training(runs: Any, name: str = "richness") -> "Figure":
         panels[0].legend(frameon=False, fontsize="small")
     panels[2].set_xlabel("step")
     panels[2].set_xscale("symlog", linthresh=1)
+    panels[2].xaxis.set_major_formatter("{x:g}")
     return _figure(panels)
 
 
@@ -98,6 +99,8 @@ def spectra(curves: "Spectrum | Mapping[Any, Spectrum]") -> "Figure":
     panels[2].set_yscale("log")
     panels[2].set_xlabel("widest directions k")
     panels[2].set_xscale("log")
+    panels[2].xaxis.set_major_formatter("{x:g}")
+    panels[2].xaxis.set_minor_formatter(lambda value, place: f"{value:g}" if value in (2, 5) else "")
     _legend(panels[0], [name for name in named if name != ""])
     return _figure(panels)
 

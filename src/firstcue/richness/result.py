@@ -139,7 +139,7 @@ def _told(
     distance = {name: math.nan if found is None else found.distance for name, found in numbers.items()}
     clipped = {name: min(max(value, 0.0), 1.0) for name, value in distance.items()}
     used, ratio = min(max(mine.inside / mine.trace, 0.0), 1.0), mine.trace**2 / mine.square
-    apart = abs(clipped["raw"] - clipped["centered"])
+    apart = max(clipped.values()) - min(clipped.values())
     return Richness(
         dlr=clipped[reference],
         used=used,
@@ -176,5 +176,7 @@ def _notes(stats: Statistics, used: float, ratio: float, rank: float, kind: str,
             f"(participation ratio {ratio:.1f}): a large number does not mean lazy here."
         )
     if apart > 0.02:
-        notes.append("raw and centered differ by more than 0.02: the means of the outputs matter; say which is meant.")
+        notes.append(
+            "the references differ by more than 0.02, so say which is meant; after training with cross-entropy prefer softmax."
+        )
     return tuple(notes)
