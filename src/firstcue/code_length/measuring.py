@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,9 @@ class _Job:
     """All that one training needs to know."""
 
     fit: Any
-    x: Tensor
+    x: Any
+    """A tensor, or the array of it on its way to another process."""
+
     y: Tensor
     num_classes: int
     held: int
@@ -155,6 +157,8 @@ def _run(job: _Job, tasks: list[tuple[int, int]], jobs: int) -> Any:
         return ((task, job.losses(*task)) for task in longest_first)
     from joblib import Parallel, delayed, parallel_config
 
+    if job.x.dtype != torch.bfloat16:  # arrays are shared between processes, tensors copied
+        job = replace(job, x=job.x.detach().cpu().numpy())
     with parallel_config(backend="loky", inner_max_num_threads=1):
         return Parallel(n_jobs=jobs, return_as="generator_unordered")(
             delayed(_one)(job, task) for task in longest_first
@@ -163,7 +167,7 @@ def _run(job: _Job, tasks: list[tuple[int, int]], jobs: int) -> Any:
 
 def _one(job: _Job, task: tuple[int, int]) -> tuple[tuple[int, int], tuple[float, float]]:
     torch.set_num_threads(1)  # in a process of its own
-    return task, job.losses(*task)
+    return task, replace(job, x=as_tensor(job.x)).losses(*task)
 
 
 def _scikit_learn(estimator: Any, k: int) -> Fit:
