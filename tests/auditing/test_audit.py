@@ -168,7 +168,9 @@ def test_the_report_holds_its_own_json(shortcut, tmp_path):
     assert fc.Report.load(path) == report
     keys = json.loads(path.read_text())
     assert keys["verdict"] == "shortcut"
-    assert keys["richness"] is None
+    assert 0 <= keys["richness"]["dlr"]["value"] <= 1
+    assert keys["agreement"]["kept"]["random_groups"] > keys["agreement"]["kept"]["value"]
+    assert keys["simplicity"] is None
 
 
 class Returns(nn.Module):
