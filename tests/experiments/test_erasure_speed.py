@@ -84,15 +84,18 @@ def test_batches_visit_every_row_once_before_any_twice():
     assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
 
 
-DIGITS = {"source": "builtin:digits", "side": 8, "rows": 1797, "augment": "none", "preset": "close"}
+DIGITS = {"source": "builtin:digits", "side": 8, "rows": 1797, "augment": "none"}
 
 
 def test_each_method_removes_what_it_says():
-    found = {name: _data.pool(method=name, **DIGITS) for name in ("leace", "qleace", "alf-qleace", "gradient")}
+    found = {
+        name: _data.pool(method=name, **DIGITS)
+        for name in ("leace", "qleace", "alf-qleace", "gradient", "gradient-close")
+    }
     gaps = {name: (p.facts["mean_gap_after"], p.facts["covariance_gap_after"]) for name, p in found.items()}
     assert gaps["leace"][0] < 1e-4 and gaps["qleace"][0] < 1e-4 and gaps["alf-qleace"][0] < 1e-4
-    assert gaps["gradient"][0] < 0.05
-    assert max(gaps["qleace"][1], gaps["gradient"][1]) < 0.3 < gaps["alf-qleace"][1] < gaps["leace"][1]
+    assert gaps["gradient-close"][0] < 0.05 < 1 < gaps["gradient"][0] < found["leace"].facts["mean_gap_before"]
+    assert max(gaps["qleace"][1], gaps["gradient-close"][1]) < 0.3 < gaps["alf-qleace"][1] < gaps["leace"][1]
     assert float(found["gradient"].x.min()) >= 0 and float(found["gradient"].x.max()) <= 1
     assert found["leace"].scale == found["qleace"].scale and torch.equal(found["leace"].mean, found["qleace"].mean)
 
@@ -148,7 +151,7 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best():
 
 SMALL = {
     "data": "builtin:digits", "side": 8, "pool": 1797, "net": "mlp", "width": 16, "depth": 1, "rate": 1e-2, "rows": 300,
-    "chunks": 3, "epochs": 3, "patience": 2, "batch": 32, "steps": 5, "augment": "none", "preset": "close",
+    "chunks": 3, "epochs": 3, "patience": 2, "batch": 32, "steps": 5, "augment": "none",
 }  # fmt: skip
 
 
@@ -175,7 +178,7 @@ def test_erasing_means_makes_digits_harder_to_learn():
 def test_a_scale_has_every_method_network_and_seed_once(scale):
     found = learning_speed.trials(scale, 2)
     given = learning_speed.SCALES[scale].settings
-    assert len({trial.key for trial in found}) == len(found) == 2 * 6 * len(given["nets"]) * len(given["data"])
+    assert len({trial.key for trial in found}) == len(found) == 2 * 7 * len(given["nets"]) * len(given["data"])
     assert all({"rows", "epochs", "patience"} <= set(trial.settings) for trial in found)
 
 
@@ -204,6 +207,7 @@ def planted(effects, seeds=5):
 AS_PUBLISHED = {
     ("leace", "mlp"): 0.5, ("leace", "swin"): 0.5, ("qleace", "mlp"): 1.0, ("qleace", "swin"): -0.4,
     ("alf-qleace", "mlp"): 0.2, ("alf-qleace", "swin"): 0.3, ("gradient", "mlp"): 0.1, ("gradient", "swin"): 0.2,
+    ("gradient-close", "mlp"): 0.2, ("gradient-close", "swin"): 0.1,
 }  # fmt: skip
 
 

@@ -22,9 +22,8 @@ RATES = {"mlp": 1e-3, "res-mlp": 1e-3, "lenet": 1e-3, "convnext": 2e-3, "swin": 
 PUBLISHED_RATES = {"mlp": 5e-4, "res-mlp": 5e-4, "lenet": 5e-4, "convnext": 1e-4, "swin": 1e-3}
 WIDTHS = {"mlp": [128, 2], "res-mlp": [128, 2], "lenet": [128, 2], "convnext": [16, 1], "swin": [16, 1]}
 PUBLISHED_WIDTHS = {"mlp": [128, 2], "res-mlp": [128, 2], "lenet": [128, 2], "convnext": [40, 2], "swin": [32, 2]}
-SHARED = {"batch": 64, "steps": 20, "augment": "none", "preset": "close", "rates": RATES, "sizes": WIDTHS}
-"""Without augmentation, so that the data the methods were fitted on is the data that is learned. "close" is the objective of
-gradient erasure that reaches the target; the published weights, made for 3,072 pixels, hardly move images this small."""
+SHARED = {"batch": 64, "steps": 20, "augment": "none", "rates": RATES, "sizes": WIDTHS}
+"""Without augmentation, so that the data the methods were fitted on is the data that is learned."""
 
 SCALES = {
     "tiny": Scale(
@@ -34,7 +33,7 @@ SCALES = {
         | {"epochs": 10, "patience": 3},
     ),
     "small": Scale(
-        minutes=35,
+        minutes=40,
         settings=SHARED
         | {"data": [["builtin:fashion-mnist", 16, 20000], ["builtin:digits", 8, 1797]], "nets": list(NAMES)}
         | {"rows": 3000, "chunks": 6, "epochs": 40, "patience": 5},
@@ -44,7 +43,7 @@ SCALES = {
         settings=SHARED
         | {"data": [["cifar-10-batches-py", 32, 50000], ["svhn", 32, 73257]], "nets": list(NAMES), "rows": 73257}
         | {"chunks": 10, "epochs": 30_000, "patience": 100, "batch": 128, "steps": 1, "augment": "crop and flip"}
-        | {"preset": "cifar10", "rates": PUBLISHED_RATES, "sizes": PUBLISHED_WIDTHS},
+        | {"rates": PUBLISHED_RATES, "sizes": PUBLISHED_WIDTHS},
     ),
 }
 
@@ -52,7 +51,7 @@ SCALES = {
 def trials(scale: str, seeds: int) -> list[Trial]:
     """One per data set, method, network and seed; a method's trials follow each other, since they share its data."""
     given = SCALES[scale].settings
-    own = {name: given[name] for name in ("chunks", "epochs", "patience", "batch", "steps", "augment", "preset")}
+    own = {name: given[name] for name in ("chunks", "epochs", "patience", "batch", "steps", "augment")}
     return [
         Trial(
             "erasure/learning-speed",
@@ -71,10 +70,10 @@ def trials(scale: str, seeds: int) -> list[Trial]:
 def run(trial: Trial) -> list[dict[str, Any]]:
     """Rows of kind "length", the code length and what the eraser did, and "curve", the loss after so many rows."""
     s = trial.settings
-    found = pool(s["data"], s["side"], s["pool"], s["eraser"], s["augment"], s["preset"])
+    found = pool(s["data"], s["side"], s["pool"], s["eraser"], s["augment"])
     eraser, facts = found.eraser, found.facts
     if s["eraser"] == "random":
-        rank = pool(s["data"], s["side"], s["pool"], "alf-qleace", s["augment"], s["preset"]).facts["rank"]
+        rank = pool(s["data"], s["side"], s["pool"], "alf-qleace", s["augment"]).facts["rank"]
         eraser, facts = random_projection(int(rank), found.mean, trial.seed), {"rank": rank}
     chosen = torch.randperm(len(found.y), generator=torch.Generator().manual_seed(trial.seed))[: s["rows"]]
     x, y = torch.cat([found.x, found.y[:, None].float()], dim=1)[chosen], found.y[chosen]
@@ -109,7 +108,9 @@ def claims(rows: Sequence[dict[str, Any]]) -> list[Claim]:
         nets = list(dict.fromkeys(row["net"] for row in here))
         found += [_slower(here, data, net) for net in nets]
         found += [_quadratic(here, data, net) for net in nets]
-        found += [_kinder(here, data, net, method) for method in ("alf-qleace", "gradient") for net in nets]
+        found += [
+            _kinder(here, data, net, method) for method in ("alf-qleace", "gradient", "gradient-close") for net in nets
+        ]
         found += [_aimed(here, data, net) for net in nets]
     return [*found, _depends(lengths)]
 
@@ -145,8 +146,11 @@ def _kinder(rows: Sequence[dict[str, Any]], data: str, net: str, method: str) ->
         published="on some data sets approximate quadratic erasure is faster than LEACE, as augmentation is",
         unit=f"bits per row, {method} minus LEACE",
         wants="negative",
-        note="The paper says so of some data sets only.",
+        note=NOTES.get(method, "") + "The paper says so of some data sets only.",
     )
+
+
+NOTES = {"gradient": "The published recipe removes little of the means of images this small (see `mean_gap_after`). "}
 
 
 def _aimed(rows: Sequence[dict[str, Any]], data: str, net: str) -> Claim:
@@ -164,7 +168,7 @@ def _depends(rows: Sequence[dict[str, Any]]) -> Claim:
     for data in dict.fromkeys(row["data"] for row in rows):
         here = [row for row in rows if row["data"] == data]
         for net in dict.fromkeys(row["net"] for row in here):
-            for method in ("qleace", "alf-qleace", "gradient"):
+            for method in ("qleace", "alf-qleace", "gradient", "gradient-close"):
                 values = _difference(here, net, method, "leace")
                 effects.append(judged("", values, published="", unit=""))
     slower = sum(effect.verdict == "holds" for effect in effects)
