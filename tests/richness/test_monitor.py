@@ -202,6 +202,16 @@ def test_constant_features_are_recorded_as_not_defined(tmp_path):
     assert json.loads(monitor.to_json(tmp_path / "rows.json").read_text())[0]["richness/dlr"] is None
 
 
+def test_the_rows_can_be_drawn(tmp_path):
+    monitor = RichnessMonitor(network(), data())
+    monitor.record(0)
+    monitor.record(5)
+
+    assert monitor.plot(tmp_path / "run.png").read_bytes().startswith(b"\x89PNG")
+    assert b"<svg" in monitor.plot(tmp_path / "run.svg").read_bytes()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.parametrize(
     "call, message",
     [

@@ -152,6 +152,15 @@ class RichnessMonitor:
             file.write_text(json.dumps(plain(self.rows), indent=2) + "\n", encoding="utf-8")
         return target
 
+    def plot(self, path: str | Path) -> Path:
+        """Draw D_LR, used variance and participation ratio over the steps; the ending of `path` says in which format."""
+        from firstcue.richness.figures import over_training
+
+        target = Path(path)
+        with written_whole(target) as file:
+            over_training(self.rows).savefig(file, format=target.suffix.lstrip(".") or "png")
+        return target
+
     def sentence(self) -> str:
         """The last row against the first, in words that judge nothing."""
         if not self.rows:
