@@ -4,9 +4,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CONSTRAINTS := requirements/constraints.txt
 DEMO_OUT ?= firstcue-demo
+COINRUN_OUT ?= coinrun.npz
 WORKERS ?= 2
 
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test lint docs bench coinrun-data clean
 
 help:
 	@echo "make demo    train a small network, catch it taking a shortcut, repair it; writes $(DEMO_OUT)/report.html"
@@ -53,5 +54,14 @@ bench: .venv/dev.stamp
 	@$(PIP) install -q -c $(CONSTRAINTS) -e ".[docs]"
 	@touch $@
 
+# procgen needs numpy below 2: it gets an environment of its own, which only writes a file (about 20 minutes, 0.5 GB on disk)
+.venv-coinrun/done.stamp:
+	@$(PYTHON) -m venv .venv-coinrun
+	@.venv-coinrun/bin/python -m pip --disable-pip-version-check install -q 'procgen-mirror==0.10.7' 'numpy<2'
+	@touch $@
+
+coinrun-data: .venv-coinrun/done.stamp
+	@.venv-coinrun/bin/python scripts/make_coinrun_data.py --out $(COINRUN_OUT) $(COINRUN_ARGS)
+
 clean:
-	rm -rf .venv $(DEMO_OUT) site .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-coinrun $(DEMO_OUT) site .pytest_cache .mypy_cache .ruff_cache
