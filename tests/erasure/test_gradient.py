@@ -210,3 +210,16 @@ def test_what_cannot_be_edited_is_refused_with_the_way_out(change, message):
     arguments = {"x": squeezed(x), "z": z, "preset": "cifar10"} | change(squeezed(x), z)
     with pytest.raises(ValueError, match=message):
         gradient_erasure(**arguments)
+
+
+def test_a_target_that_was_not_found_is_warned_of():
+    x, _ = labelled(n=12, d=16)
+    with pytest.warns(UserWarning, match="barycentre of the class covariances stopped"):
+        gradient_erasure(x, torch.arange(12) % 3, "cifarnet", shrinkage=None)
+
+
+def test_fewer_rows_than_features_are_brought_as_near_as_they_can_and_the_gap_is_said():
+    x, z = labelled(n=60, d=40)
+    edited, report = gradient_erasure(x, z, "close", return_report=True)
+    assert report["mean_gap_after"] < 0.05 * report["mean_gap_before"]
+    assert report["covariance_gap_after"] == pytest.approx(gaps(edited, z)[1])

@@ -41,7 +41,7 @@ class Lbfgs:
             return value
 
         with torch.enable_grad():
-            optimizer.step(closure)  # type: ignore[no-untyped-call]
+            optimizer.step(closure)
         return point.detach()
 
 

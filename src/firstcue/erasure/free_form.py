@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float64
 from torch import Tensor
 
 from firstcue._checks import encode_labels, require_classes, require_rows
 from firstcue._progress import Progress, silent
-from firstcue.erasure._apply import as_rows, in_blocks, like, result_type, working_type
+from firstcue.erasure._apply import as_rows, in_blocks, like, result_type
+from firstcue.erasure._classifier import Answers, cross_fitted, folds_of
 from firstcue.erasure._points import flat_rows
 from firstcue.erasure.leace import TOLERANCE, leace_from_rows
 
@@ -42,7 +42,7 @@ class FreeFormEraser:
     centre: Float64[Tensor, " m"]
     """Mean answer on the rows fitted, whose mean stays where it is."""
 
-    predictors: "tuple[Answers, ...]"
+    predictors: tuple[Answers, ...]
     """One per fold, or one fitted on all rows."""
 
     classes: tuple[str, ...]
@@ -116,37 +116,6 @@ class FreeFormEraser:
         return edit_report(rows, self(rows), z, rank=self.rank, optimum=lambda _: None)
 
 
-@dataclass(frozen=True, eq=False)
-class Answers:
-    """A fitted scikit-learn classifier as a function: rows to one number per class."""
-
-    model: Any
-    columns: tuple[int, ...]
-    """Which class each of the model's own classes is."""
-
-    num_classes: int
-
-    def __call__(self, rows: Tensor) -> Float64[Tensor, "n m"]:
-        """Probabilities where the model has them, else decision values, else the class itself as one-hot."""
-        given = _host(rows)
-        answers = torch.zeros(len(given), self.num_classes, dtype=torch.float64)
-        if hasattr(self.model, "predict_proba"):
-            found = np.asarray(self.model.predict_proba(given), dtype=np.float64)
-        elif hasattr(self.model, "decision_function"):
-            found = np.asarray(self.model.decision_function(given), dtype=np.float64)
-        else:
-            found = np.eye(self.num_classes)[:, list(self.columns)][np.asarray(self.model.predict(given))]
-        if found.ndim == 1:
-            found = np.stack([-found, found], axis=1) / 2
-        if found.shape[1] != len(self.columns) or not np.isfinite(found).all():
-            raise ValueError(
-                f"the classifier answers with shape {found.shape} for {len(self.columns)} classes, or with NaN; one finite "
-                f"number per class and row is needed."
-            )
-        answers[:, list(self.columns)] = torch.from_numpy(found)
-        return answers.to(rows.device)
-
-
 def free_form_leace(
     x: Any,
     z: Any,
@@ -198,8 +167,8 @@ def free_form_leace(
     ids, names = encode_labels(z, "z")
     ids = ids.to(rows.device)
     require_classes(torch.bincount(ids, minlength=len(names)), names, "z")
-    folds = _folds(ids.cpu(), cross_fit, seed)
-    predictors, answers = _fitted(estimator, rows, ids, len(names), folds, seed, progress)
+    folds = folds_of(ids.cpu(), cross_fit, seed)
+    predictors, answers = cross_fitted(estimator, rows, ids, len(names), folds, seed, progress)
     matrix, centre = _solve(rows, answers, ids, names)
     edited = _subtract(rows.double(), answers, matrix, centre)
     eraser = FreeFormEraser(
@@ -216,58 +185,6 @@ def free_form_leace(
     )
     _warn_if_worse(eraser)
     return eraser
-
-
-def _host(rows: Tensor) -> np.ndarray:
-    return rows.detach().to(working_type(rows)).cpu().numpy()
-
-
-def _folds(ids: Tensor, cross_fit: int | bool, seed: int) -> Tensor | None:
-    """Fold of every row, with every class spread evenly; None for no folds."""
-    if cross_fit is False or cross_fit == 0:
-        return None
-    count = 5 if cross_fit is True else int(cross_fit)
-    if not 2 <= count <= len(ids):
-        raise ValueError(f"`cross_fit` is a number of folds from 2 to the {len(ids)} rows, or False; got {cross_fit}.")
-    order = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed))
-    order = order[torch.argsort(ids[order], stable=True)]
-    folds = torch.empty_like(ids)
-    folds[order] = torch.arange(len(ids)) % count
-    return folds
-
-
-def _fitted(
-    estimator: Any, rows: Tensor, ids: Tensor, k: int, folds: Tensor | None, seed: int, progress: Progress
-) -> tuple[tuple[Answers, ...], Tensor]:
-    """Classifiers, and the answer for every row by one that has not seen it (or, without folds, by the only one)."""
-    if folds is None:
-        only = _fit_one(estimator, rows, ids, k, seed)
-        progress("classifier", 1.0)
-        return (only,), only(rows)
-    answers = torch.zeros(len(rows), k, dtype=torch.float64, device=rows.device)
-    predictors, count = [], int(folds.max()) + 1
-    for fold in range(count):
-        unseen = (folds == fold).to(rows.device)
-        predictors.append(_fit_one(estimator, rows[~unseen], ids[~unseen], k, seed))
-        answers[unseen] = predictors[-1](rows[unseen])
-        progress("classifier", (fold + 1) / count)
-    return tuple(predictors), answers
-
-
-def _fit_one(estimator: Any, rows: Tensor, ids: Tensor, k: int, seed: int) -> Answers:
-    from sklearn.base import clone
-
-    if not hasattr(estimator, "fit") or not hasattr(estimator, "predict") or isinstance(estimator, type):
-        raise ValueError(
-            f"`estimator` is {estimator!r}; a scikit-learn classifier is needed, such as LogisticRegression()."
-        )
-    if len(ids.unique()) < 2:
-        raise ValueError("a fold leaves one class only to fit on; use fewer folds, or more rows of each class.")
-    model = clone(estimator)
-    free = {key: seed for key, value in model.get_params().items() if key.endswith("random_state") and value is None}
-    model.set_params(**free)
-    model.fit(_host(rows), ids.cpu().numpy())
-    return Answers(model, tuple(int(c) for c in model.classes_), k)
 
 
 def _mean_answers(predictors: Sequence[Answers], rows: Tensor) -> Tensor:

@@ -4,8 +4,7 @@ Unlike the closed forms this can respect a box, so that images stay images. It l
 it may write them into the rows; the report says what a strong probe reads before and after.
 """
 
-import hashlib
-import json
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,9 @@ from torch import Tensor
 
 from firstcue._checks import encode_labels, require_classes, require_rows
 from firstcue._progress import Progress, silent, within
-from firstcue._whole import written_whole
 from firstcue.bures import barycenter
 from firstcue.erasure._apply import like, result_type, working_type
+from firstcue.erasure._checkpoint import Store
 from firstcue.erasure._points import Adam, Box, Lbfgs, covariance_of, flat_rows, moved
 from firstcue.moments import Moments
 from firstcue.shrinkage import random_matrix_shrinkage
@@ -115,7 +114,7 @@ def gradient_erasure(
     kind = working_type(rows)
     work = rows.to(kind) if walls is None else walls.unit(rows.to(kind))
     goal = _goal(target, work, ids, names, walls, shrinkage)
-    store = None if checkpoint is None else _Store(Path(checkpoint), repr((recipe, walls)), goal)
+    store = None if checkpoint is None else Store(Path(checkpoint), repr((recipe, walls)), goal)
     edited, notes = _edit_classes(work, ids, names, goal, recipe, walls is not None, store, progress)
     out = (edited if walls is None else walls.back(edited)).to(result_type(rows))
     shaped = like(out, x)
@@ -157,7 +156,14 @@ def _goal(
     if target != "barycenter":
         raise ValueError(f"no target {target!r}; known: 'barycenter', 'global', or Moments of the rows to resemble.")
     covariances = torch.stack([estimate(by_class.group(c)) for c in range(len(names))])
-    return whole.mean, barycenter(covariances, by_class.count).matrix
+    common = barycenter(covariances, by_class.count)
+    if not common.converged:
+        warnings.warn(
+            f"the barycentre of the class covariances stopped at residual {common.residual:.1e}; the target is the same for all "
+            f"classes, but rows move further than they must. Take a `shrinkage` estimator, which makes covariances regular.",
+            stacklevel=3,
+        )
+    return whole.mean, common.matrix
 
 
 def _given(
@@ -180,7 +186,7 @@ def _edit_classes(
     goal: tuple[Tensor, Tensor],
     recipe: Recipe,
     bounded: bool,
-    store: "_Store | None",
+    store: Store | None,
     progress: Progress,
 ) -> tuple[Tensor, list[dict[str, Any]]]:
     """Each class on its own: what is finished is never done again."""
@@ -247,53 +253,3 @@ def _report(
         "by_class": notes,
         "injection": injection(before, after, z),
     }
-
-
-class _Store:
-    """A folder with one file per finished class, each signed with what it was made from."""
-
-    def __init__(self, folder: Path, settings: str, goal: tuple[Tensor, Tensor]) -> None:
-        self.folder = folder
-        self.signature = hashlib.sha256(settings.encode())
-        for part in goal:
-            self.signature.update(_bytes(part.float()))  # what rounding differs in does not make it another target
-
-    def read(self, c: int, name: str, rows: Tensor) -> Tensor | None:
-        from safetensors import SafetensorError, safe_open
-
-        path = self._path(c)
-        if not path.is_file():
-            return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                note, found = json.loads((file.metadata() or {})["firstcue"]), file.get_tensor("rows")
-        except (SafetensorError, KeyError, ValueError) as error:
-            raise ValueError(f"{path} is not a checkpoint of gradient_erasure ({error}); delete it.") from error
-        if note != self._note(name, rows):
-            raise ValueError(
-                f"the checkpoint {path} belongs to other data or settings; name another folder, or delete this one."
-            )
-        return found
-
-    def write(self, c: int, name: str, rows: Tensor, found: Tensor) -> None:
-        from safetensors.torch import save as to_bytes
-
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with written_whole(self._path(c)) as temporary:
-                note = json.dumps(self._note(name, rows))
-                temporary.write_bytes(to_bytes({"rows": found.cpu().contiguous()}, {"firstcue": note}))
-        except OSError as error:
-            raise ValueError(f"the checkpoint in {self.folder} cannot be written: {error}.") from error
-
-    def _path(self, c: int) -> Path:
-        return self.folder / f"class-{c:04d}.safetensors"
-
-    def _note(self, name: str, rows: Tensor) -> dict[str, str]:
-        signature = self.signature.copy()
-        signature.update(_bytes(rows))
-        return {"class": name, "made_from": signature.hexdigest()}
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().numpy().tobytes()
