@@ -60,7 +60,7 @@ _HOME = {
     "spectral_complexity": "richness.movement",
     "tangent_kernel": "richness.tangent",
     "tangent_change": "richness.tangent",
-    "tangent_lambda_max": "richness.tangent",
+    "tangent_lambda_max": "richness.curvature",
     "linearisation_error": "richness.tangent",
     "kernel_distance": "richness.tangent",
     "kernel_velocity": "richness.tangent",

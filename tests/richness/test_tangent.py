@@ -9,13 +9,13 @@ from torch import nn
 from torch.func import functional_call, jacrev
 
 from firstcue.forward import seeded
+from firstcue.richness.curvature import tangent_lambda_max
 from firstcue.richness.tangent import (
     kernel_distance,
     kernel_velocity,
     linearisation_error,
     tangent_change,
     tangent_kernel,
-    tangent_lambda_max,
 )
 
 

@@ -7,28 +7,26 @@ state are afterwards what they were.
 import json
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from firstcue._checks import as_tensor, encode_labels, require_finite, require_rows
+from firstcue._checks import require_finite
 from firstcue._values import plain
 from firstcue._whole import written_whole
-from firstcue.batch import Batch
 from firstcue.forward import as_logits, left_as_found, parts, require_finite_outputs, unwrap
 from firstcue.richness.low_rank import low_rank_measure
 from firstcue.richness.movement import weight_movement
+from firstcue.richness.probe_rows import FEWEST_ROWS, collected
 from firstcue.richness.readout import PROBE_ROWS, find_readout
 from firstcue.richness.result import Debias
 from firstcue.richness.similarity import centred_rows, ratio, shared, targets
 from firstcue.training.recorder import Measure, Step, When, is_due, require_when
 
-FEWEST_ROWS = 2000
 ROWS_PER_FEATURE = 5
 
 
@@ -222,7 +220,7 @@ class _Probe:
     def _chosen(self, model: nn.Module) -> tuple[Tensor, Tensor | None]:
         """The probe rows, drawn at the first call."""
         if self.rows is None:
-            x, y = _collected(self.data, self.y, self.max_rows)
+            x, y = collected(self.data, self.y, self.max_rows)
             few = x[:PROBE_ROWS]
             features, _ = _rows_of(model, few, PROBE_ROWS)
             wanted = max(FEWEST_ROWS, ROWS_PER_FEATURE * features.shape[1]) if self.max_rows is None else self.max_rows
@@ -258,43 +256,3 @@ def _rows_of(model: nn.Module, x: Tensor, batch_size: int) -> tuple[Tensor, Tens
         outputs.append(outside.reshape(-1, outside.shape[-1]).to("cpu", torch.float32))
         require_finite_outputs(outputs[-1], start)
     return torch.cat(features), torch.cat(outputs)
-
-
-def _collected(data: Any, y: Any, max_rows: int | None) -> tuple[Tensor, Tensor | None]:
-    """All rows of arrays, or as many as needed of an iterable; labels as the ids of the model's outputs."""
-    if isinstance(data, Batch):
-        return data.x, data.y.cpu()
-    if isinstance(data, tuple) and len(data) == 2 and y is None:
-        data, y = data
-    if isinstance(data, Tensor | np.ndarray):
-        x = as_tensor(data, "data")
-        if y is None:
-            return x, None
-        require_rows(x, y, "data")
-        return x, _ids(y)
-    if not isinstance(data, Iterable):
-        raise ValueError(f"`data` is a {type(data).__name__}; give inputs, a Batch, (x, y), or an iterable of (x, y).")
-    return _from_parts(data, max_rows)
-
-
-def _from_parts(data: Iterable[Any], max_rows: int | None) -> tuple[Tensor, Tensor | None]:
-    enough = max_rows or 10 * FEWEST_ROWS
-    inputs, labels, count = [], [], 0
-    for item in data:
-        x, y = (item.x, item.y) if isinstance(item, Batch) else (item[0], item[1]) if isinstance(item, tuple | list) else (item, None)  # fmt: skip
-        inputs.append(as_tensor(x))
-        labels.append(None if y is None else torch.as_tensor(y).cpu())
-        count += len(inputs[-1])
-        if count >= enough:
-            break
-    if not inputs:
-        raise ValueError("`data` yields nothing; give it rows to probe.")
-    known = [label for label in labels if label is not None]
-    return torch.cat(inputs), torch.cat(known).long() if len(known) == len(labels) else None
-
-
-def _ids(y: Any) -> Tensor:
-    """Whole numbers are the ids of outputs already; other labels are numbered in sorted order."""
-    ids, names = encode_labels(y)
-    numbers = torch.tensor([int(name) if name.isdigit() else -1 for name in names])
-    return ids.cpu() if bool((numbers < 0).any()) else numbers[ids.cpu()]

@@ -19,7 +19,7 @@ from firstcue._checks import as_tensor, encode_labels, require_classes, require_
 from firstcue.heads import Head, features_and_outputs, find_head
 from firstcue.moments import Moments
 from firstcue.replacing import with_head
-from firstcue.richness.tangent import tangent_lambda_max
+from firstcue.richness.curvature import tangent_lambda_max
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
