@@ -80,6 +80,37 @@ def test_it_is_one_minus_the_centred_alignment_with_the_projector(n, p, c, refer
 
 
 @pytest.mark.parametrize("reference", REFERENCES)
+@pytest.mark.parametrize("n", [300, 8])
+def test_a_head_with_more_outputs_than_features_gives_the_number_of_its_outputs(n, reference):
+    """As a language model has: the outputs are never compared with each other in full."""
+    x, head = features_and_head(n, 12, 70)
+    head.weight[:, :9] *= 1e-2  # of which "centered" leaves some out
+    wanted = low_rank_measure(x, outputs_of(x, head), reference)
+
+    tolerance = 1e-9 if reference == "raw" else 1e-12
+    for found in (
+        low_rank_measure(x, head, reference),
+        low_rank_of_moments(Moments.of(x), head, reference, rtol=1e-12),
+        low_rank_measure(x, head, reference, blocks=4),
+    ):
+        assert found.dlr == pytest.approx(wanted.dlr, abs=tolerance)
+        assert found.rank == pytest.approx(wanted.rank, abs=1e-6)
+        assert found.num_outputs == 70
+    if n > 12:
+        assert low_rank_measure(x, head, reference, method="probe").dlr == pytest.approx(wanted.dlr, abs=1e-9)
+        assert low_rank_measure(x, head, reference, debias="hsic").dlr == pytest.approx(
+            low_rank_measure(x, outputs_of(x, head), reference, debias="hsic").dlr, abs=1e-9
+        )
+
+
+def test_a_head_that_can_read_all_features_says_that_used_means_nothing():
+    x, head = features_and_head(300, 12, 70)
+
+    assert any("70 outputs can read all 12 features" in note for note in low_rank_measure(x, head).notes)
+    assert not any("can read all" in note for note in low_rank_measure(*features_and_head()).notes)
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
 def test_a_row_of_weight_three_counts_as_three_rows(reference):
     x, head = features_and_head(60)
     weights = torch.arange(60) % 4
@@ -424,6 +455,7 @@ def test_large_numbers_with_few_strong_functions_come_with_a_warning():
         (lambda x, f: low_rank_measure(x, f, method="fast"), "`method` is one of exact, probe"),
         (lambda x, f: low_rank_measure(x, f, method="probe", blocks=5), "no jackknife"),
         (lambda x, f: low_rank_measure(x, f, blocks=1), "two blocks"),
+        (lambda x, f: low_rank_measure(x[:2], torch.ones(2, 20_000)), "give the head itself"),
         (lambda x, f: low_rank_measure(x, f, method="probe", probes=1), "`probes` is at least 2"),
         (lambda x, f: low_rank_measure(x, f, debias="hsic", weights=torch.ones(300)), "needs equal weights"),
         (lambda x, f: low_rank_measure(x[:, 0], f), r"`features` has shape \(300,\)"),

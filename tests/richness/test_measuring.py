@@ -71,13 +71,13 @@ class VisionTransformer(nn.Module):
 class Gpt(nn.Module):
     """Causal attention over tokens; the head is the embedding again, as a layer or as a bare product."""
 
-    def __init__(self, bare=False):
+    def __init__(self, bare=False, words=11):
         super().__init__()
-        self.embedding, self.place = nn.Embedding(11, 16), nn.Embedding(7, 16)
+        self.embedding, self.place = nn.Embedding(words, 16), nn.Embedding(7, 16)
         layer = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, norm_first=True)
         self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
         self.norm = nn.LayerNorm(16)
-        self.lm_head = None if bare else nn.Linear(16, 11, bias=False)
+        self.lm_head = None if bare else nn.Linear(16, words, bias=False)
         if self.lm_head is not None:
             self.lm_head.weight = self.embedding.weight
 
@@ -157,6 +157,21 @@ def test_positions_labelled_minus_one_hundred_do_not_count():
 
     assert found.n == 40 * 4
     wanted = low_rank_measure(hidden[:, 3:].reshape(-1, 16), logits[:, 3:].reshape(-1, 11))
+    assert found.dlr == pytest.approx(wanted.dlr, abs=1e-5)
+
+
+@pytest.mark.parametrize("reference", ["raw", "centered", "softmax"])
+@pytest.mark.parametrize("bare", [False, True])
+def test_a_vocabulary_larger_than_the_features_gives_the_number_of_its_logits(bare, reference):
+    model = seeded(lambda: Gpt(bare, words=60)).eval()
+    ids = torch.randint(0, 60, (40, 7), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        hidden, logits = model.hidden(ids), model(ids)["logits"]
+
+    found = measure_richness(model, ids, reference, debias=False)
+
+    wanted = low_rank_measure(hidden.reshape(-1, 16).double(), logits.reshape(-1, 60).double(), reference)
+    assert found.num_outputs == 60
     assert found.dlr == pytest.approx(wanted.dlr, abs=1e-5)
 
 
@@ -303,8 +318,8 @@ class Finished(nn.Module):
         (lambda f: f.log_softmax(1), "are the log_softmax"),
         (lambda f: f.relu_(), "acts on its outputs|not the head"),
         (lambda f: 3 * f, "no linear layer's output is the model's output"),
-        (lambda f: (f[:, None] * torch.ones(1, 4, 1)).softmax(-1), r"no linear product gives the model's outputs \(16, 4, 3\)"),
-        (lambda f: torch.where(torch.arange(len(f))[:, None] < 16, f, 0), "something acts on its outputs"),
+        (lambda f: (f[:, None] * torch.ones(1, 4, 1)).softmax(-1), r"no linear product gives the model's outputs \(4, 4, 3\)"),
+        (lambda f: torch.where(torch.arange(len(f))[:, None] < 4, f, 0), "something acts on its outputs"),
     ],
 )  # fmt: skip
 def test_a_model_that_does_not_end_in_a_linear_map_is_refused(finish, message):

@@ -36,14 +36,17 @@ class Statistics:
     size: float
     """Squared length of the features' mean, to tell a constant from rounding."""
 
-    cross: Float64[Tensor, "p C"]
+    cross: Float64[Tensor, "p k"]
     """Covariance of features and outputs."""
 
-    outputs: Float64[Tensor, "C C"]
+    outputs: Float64[Tensor, "k k"]
     """Covariance of the outputs."""
 
-    mean: Float64[Tensor, " C"]
+    mean: Float64[Tensor, " k"]
     """Mean of the outputs."""
+
+    num_outputs: int
+    """C; where there are fewer columns, the first is the scaled mean over outputs (see `compact`)."""
 
     rounding: float
     """Share of the outputs' mean square below which a direction of them is rounding."""
@@ -77,18 +80,19 @@ class Numbers(NamedTuple):
 
 
 def statistics_of(
-    joint: Moments, num_outputs: int, *, rounding: float, noise: float = 0.0, kish: float | None = 1.0
+    joint: Moments, columns: int, count: int, *, rounding: float, noise: float = 0.0, kish: float | None = 1.0
 ) -> Statistics:
     """From moments of `[features, outputs]`.
 
     Args:
         joint: Without a group axis.
-        num_outputs: C, the last columns.
+        columns: How many of the last columns are outputs.
+        count: How many outputs they stand for.
         rounding: As in `Statistics`.
         noise: As in `Statistics`.
         kish: Effective rows over rows, None if unknown.
     """
-    p = len(joint.mean) - num_outputs
+    p = len(joint.mean) - columns
     covariance = joint.covariance
     inner = covariance[:p, :p]
     return Statistics(
@@ -100,21 +104,22 @@ def statistics_of(
         cross=covariance[:p, p:],
         outputs=covariance[p:, p:],
         mean=joint.mean[p:],
+        num_outputs=count,
         rounding=rounding,
         noise=noise,
     )
 
 
 def gram_statistics(
-    features: Tensor, outputs: Tensor, weights: Tensor | None, *, rounding: float, kish: float
+    features: Tensor, outputs: Tensor, count: int, weights: Tensor | None, *, rounding: float, kish: float
 ) -> Statistics:
     """From fewer rows than features: S and the n x n products of rows have the same norm."""
     of_outputs = Moments.of(outputs, weights, precision="float64")
-    count = float(of_outputs.count)
-    share = torch.full_like(features[:, 0], 1 / count, dtype=torch.float64) if weights is None else weights / count
+    total = float(of_outputs.count)
+    share = torch.full_like(features[:, 0], 1 / total, dtype=torch.float64) if weights is None else weights / total
     mean = share @ features.double()
     centred = (features.double() - mean) * share.sqrt()[:, None]
-    cross = cross_scatter(features, outputs, mean, of_outputs.mean, weights) / count
+    cross = cross_scatter(features, outputs, mean, of_outputs.mean, weights) / total
     return Statistics(
         rows=int(of_outputs.rows),
         effective=kish * int(of_outputs.rows),
@@ -124,6 +129,7 @@ def gram_statistics(
         cross=cross,
         outputs=of_outputs.covariance,
         mean=of_outputs.mean,
+        num_outputs=count,
         rounding=rounding,
     )
 
@@ -133,7 +139,7 @@ def rounding_of(outputs: Tensor) -> float:
     return (8 * torch.finfo(outputs.dtype).eps) ** 2 if outputs.is_floating_point() else 0.0
 
 
-def reading(stats: Statistics, reference: str) -> Float64[Tensor, "C r"]:
+def reading(stats: Statistics, reference: str) -> Float64[Tensor, "k r"]:
     """Coefficients that turn outputs into orthonormal functions spanning them.
 
     Args:
@@ -143,8 +149,11 @@ def reading(stats: Statistics, reference: str) -> Float64[Tensor, "C r"]:
     """
     outputs, mean = stats.outputs, stats.mean
     unseen = torch.eye(len(mean), dtype=torch.float64, device=mean.device)
-    if reference == "softmax" and len(mean) > 1:
-        unseen = unseen - 1 / len(mean)
+    if reference == "softmax" and stats.num_outputs > 1:
+        if len(mean) == stats.num_outputs:
+            unseen = unseen - 1 / len(mean)
+        else:
+            unseen[0, 0] = 0
         outputs = unseen @ outputs @ unseen
     about_zero = outputs + mean[:, None] * mean if reference == "raw" else outputs
     values, vectors = torch.linalg.eigh(about_zero)

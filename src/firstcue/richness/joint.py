@@ -18,18 +18,50 @@ from firstcue.moments import Moments
 CHUNK_ROWS = 4096
 
 
-def output_rows(outputs: Any, features: Tensor) -> Tensor:
-    """`(n, C)` outputs of arrays `(n, C)` or `(n,)`, or of a head: anything with a `weight` `(C, p)` and perhaps a `bias`.
+MOST_OUTPUTS = 16_384
+"""Outputs up to which a matrix of them is formed (2 GB in float64)."""
+
+
+def output_rows(outputs: Any, features: Tensor) -> tuple[Tensor, int]:
+    """Outputs as columns `(n, k)`, and how many outputs they stand for.
+
+    Args:
+        outputs: Arrays `(n, C)` or `(n,)`, or a head: anything with a `weight` `(C, p)` and perhaps a `bias`. A head with
+            more outputs than features gives p + 2 columns, as `compact` makes them.
+        features: `(n, p)`.
 
     Raises:
-        ValueError: If shapes do not fit.
+        ValueError: If shapes do not fit, or arrays have too many columns.
     """
     if isinstance(getattr(outputs, "weight", None), Tensor):
-        return _through(features, *head_weights(outputs, features.shape[1]))
+        weight, bias = head_weights(outputs, features.shape[1])
+        return through(features, *compact(weight, bias)), len(weight)
     found = as_tensor(outputs, "outputs").detach()
     found = feature_rows(found[:, None] if found.ndim == 1 else found, "outputs")
     require_rows(features, found, "features", "outputs")
-    return found.to(features.device)
+    if found.shape[1] > MOST_OUTPUTS:
+        raise ValueError(f"{found.shape[1]:,} outputs are too many to compare; give the head itself in their place.")
+    return found.to(features.device), found.shape[1]
+
+
+def compact(weight: Float64[Tensor, "C p"], bias: Float64[Tensor, " C"]) -> tuple[Tensor, Tensor]:
+    """A head of p + 2 outputs which are those of a larger head in an orthonormal basis, the first their scaled mean.
+
+    Spans, variances and the mean over outputs are then those of all C; nothing is lost, since C > p outputs are a linear
+    map of p features and a constant. Heads that are no larger come back as they are.
+
+    Example:
+        >>> weight, bias = torch.randn(50, 3, dtype=torch.float64), torch.zeros(50, dtype=torch.float64)
+        >>> small, _ = compact(weight, bias)
+        >>> small.shape, torch.allclose(small.T @ small, weight.T @ weight)
+        (torch.Size([5, 3]), True)
+    """
+    c, p = weight.shape
+    if c <= p + 2:
+        return weight, bias
+    mean = torch.full((c, 1), c**-0.5, dtype=torch.float64, device=weight.device)
+    basis = torch.linalg.qr(torch.cat([mean, weight, bias[:, None]], dim=1)).Q
+    return product(basis.mT, weight), basis.mT @ bias
 
 
 def head_weights(head: Any, num_features: int) -> tuple[Tensor, Tensor]:
@@ -43,7 +75,8 @@ def head_weights(head: Any, num_features: int) -> tuple[Tensor, Tensor]:
     return weight, weight.new_zeros(len(weight)) if bias is None else bias.detach().double()
 
 
-def _through(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def through(features: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`(n, C)` outputs of a head in float64."""
     columns = weight.to(features.device).mT
     return torch.cat([product(part.double(), columns) for part in features.split(CHUNK_ROWS)]) + bias.to(
         features.device
@@ -64,11 +97,12 @@ def joint_moments(features: Tensor, outputs: Tensor, weights: Tensor | None = No
     )
 
 
-def moments_through(of_features: Moments, head: Any) -> Moments:
-    """Moments of `[features, head(features)]` from those of the features alone."""
+def moments_through(of_features: Moments, head: Any) -> tuple[Moments, int]:
+    """Moments of `[features, head(features)]` from those of the features alone, and of how many outputs (see `compact`)."""
     weight, bias = head_weights(head, len(of_features.mean))
-    cross = of_features.scatter @ weight.mT
-    return _assembled(of_features, weight @ of_features.mean + bias, cross, weight @ cross)
+    small, shift = compact(weight, bias)
+    cross = of_features.scatter @ small.mT
+    return _assembled(of_features, small @ of_features.mean + shift, cross, small @ cross), len(weight)
 
 
 def cross_scatter(

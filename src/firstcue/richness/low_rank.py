@@ -70,17 +70,17 @@ def low_rank_measure(
     """
     require_options(reference, debias, method, blocks)
     rows = feature_rows(features, "features")
-    found, weight = output_rows(outputs, rows), row_weights(weights, rows)
+    (found, count), weight = output_rows(outputs, rows), row_weights(weights, rows)
     if debias == "hsic" and weight is not None:
         raise ValueError('`debias="hsic"` needs equal weights; use debias=True, or leave `weights` out.')
     reason = not_finite(rows, found)
     if reason:
-        return undefined(reason, len(rows), rows.shape[1], found.shape[1], reference, method)
+        return undefined(reason, len(rows), rows.shape[1], count, reference, method)
     if method == "probe":
         sketch = Sketch(probes, seed)
         sketch.add(rows, found, weight)
-        return measured(sketch.statistics(), reference, debias, "probe")
-    return of_rows(rows, found, weight, reference, debias, blocks)
+        return measured(sketch.statistics(count), reference, debias, "probe")
+    return of_rows(rows, found, count, weight, reference, debias, blocks)
 
 
 def low_rank_of_moments(
@@ -111,12 +111,16 @@ def low_rank_of_moments(
         raise ValueError("these moments have a group axis; give `moments.pool()`, or one group: `moments.group(i)`.")
     if debias == "hsic":
         raise ValueError('`debias="hsic"` needs the rows themselves; use debias=True, or `low_rank_measure`.')
-    if not isinstance(outputs, int):
-        moments, outputs = moments_through(moments, outputs), len(outputs.weight)
-    if not 0 < outputs < len(moments.mean):
-        raise ValueError(f"the moments have {len(moments.mean)} columns, of which {outputs} cannot be outputs.")
-    weighted = abs(float(moments.count) - int(moments.rows)) > 1e-9 * float(moments.count)
-    return of_blocks([moments], outputs, reference, debias, rounding=0.0, noise=rtol, kish=None if weighted else 1.0)
+    if isinstance(outputs, int):
+        joint, count, columns = moments, outputs, outputs
+    else:
+        joint, count = moments_through(moments, outputs)
+        columns = len(joint.mean) - len(moments.mean)
+    if not 0 < columns < len(joint.mean):
+        raise ValueError(f"the moments have {len(joint.mean)} columns, of which {columns} cannot be outputs.")
+    weighted = abs(float(joint.count) - int(joint.rows)) > 1e-9 * float(joint.count)
+    kish = None if weighted else 1.0
+    return of_blocks([joint], columns, count, reference, debias, rounding=0.0, noise=rtol, kish=kish)
 
 
 def balanced_weights(y: Any) -> Tensor:
@@ -146,7 +150,8 @@ def require_options(reference: str, debias: Debias, method: str, blocks: int) ->
 
 def of_blocks(
     blocks: list[Moments],
-    num_outputs: int,
+    columns: int,
+    count: int,
     reference: str,
     debias: Debias,
     *,
@@ -157,7 +162,7 @@ def of_blocks(
     """From moments of `[features, outputs]` of disjoint blocks of rows, with an interval if there are several."""
 
     def measure(joint: Moments, debias: Debias) -> Richness:
-        stats = statistics_of(joint, num_outputs, rounding=rounding, noise=noise, kish=kish)
+        stats = statistics_of(joint, columns, count, rounding=rounding, noise=noise, kish=kish)
         return measured(stats, reference, debias, "exact")
 
     found = measure(reduce(Moments.merge, blocks), debias)
@@ -172,20 +177,26 @@ def of_blocks(
 
 
 def of_rows(
-    features: Tensor, outputs: Tensor, weights: Tensor | None, reference: str, debias: Debias, blocks: int = 0
+    features: Tensor,
+    outputs: Tensor,
+    count: int,
+    weights: Tensor | None,
+    reference: str,
+    debias: Debias,
+    blocks: int = 0,
 ) -> Richness:
-    """Exactly, from finite rows at hand."""
+    """Exactly, from finite rows at hand; `count` is how many outputs the columns stand for."""
     options = {"rounding": rounding_of(outputs), "kish": _kish(weights)}
     if blocks:
         cut = [
             joint_moments(features[i::blocks], outputs[i::blocks], None if weights is None else weights[i::blocks])
             for i in range(min(blocks, len(features)))
         ]
-        return of_blocks(cut, outputs.shape[1], reference, debias, **options)
+        return of_blocks(cut, outputs.shape[1], count, reference, debias, **options)
     if len(features) < features.shape[1]:
-        stats = gram_statistics(features, outputs, weights, **options)
+        stats = gram_statistics(features, outputs, count, weights, **options)
     else:
-        stats = statistics_of(joint_moments(features, outputs, weights), outputs.shape[1], **options)
+        stats = statistics_of(joint_moments(features, outputs, weights), outputs.shape[1], count, **options)
     if debias != "hsic":
         return measured(stats, reference, debias, "exact")
     wide = features.double()

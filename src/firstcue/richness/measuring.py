@@ -13,7 +13,7 @@ from firstcue.batch import Batch
 from firstcue.forward import left_as_found, unwrap
 from firstcue.moments import Moments
 from firstcue.richness.alignment import rounding_of
-from firstcue.richness.joint import joint_moments
+from firstcue.richness.joint import joint_moments, through
 from firstcue.richness.low_rank import not_finite, of_blocks, of_rows, require_options
 from firstcue.richness.probing import Sketch
 from firstcue.richness.readout import Readout, find_readout
@@ -93,14 +93,14 @@ def measure_richness(
         of_class = None if weights is None else _class_weights(loader, batch_size)
         total = _Total(method, blocks, debias == "hsic", Sketch(probes, seed) if method == "probe" else None)
         complaint = ""
-        for features, outputs, weight in _rows(inner, loader, positions, limit, of_class, batch_size):
+        for features, outputs, weight, count in _rows(inner, loader, positions, limit, of_class, batch_size):
             complaint = not_finite(features, outputs)
-            total.width, total.outputs = features.shape[1], outputs.shape[1]
+            total.width, total.count = features.shape[1], count
             if complaint:
                 break
             total.add(features, outputs, weight)
         if complaint:
-            return undefined(complaint, total.rows, total.width, total.outputs, reference, method)
+            return undefined(complaint, total.rows, total.width, total.count, reference, method)
         return total.richness(reference, debias)
 
 
@@ -109,7 +109,7 @@ class _Total:
 
     def __init__(self, method: str, blocks: int, keep: bool, sketch: Sketch | None) -> None:
         self.method, self.blocks, self.keep, self.sketch = method, blocks, keep, sketch
-        self.width = self.outputs = self.rows = self.held = 0
+        self.width = self.count = self.rows = self.held = 0
         self.waiting: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self.moments: list[Moments | None] = [None] * max(1, blocks)
         self.weight, self.squared, self.rounding = 0.0, 0.0, 0.0
@@ -128,13 +128,14 @@ class _Total:
     def richness(self, reference: str, debias: Debias) -> Richness:
         if self.sketch is None and all(m is None for m in self.moments):
             features, outputs, weight = self._joined()
-            return of_rows(features, outputs, weight, reference, debias, self.blocks)
+            return of_rows(features, outputs, self.count, weight, reference, debias, self.blocks)
         self._flush()
         if self.sketch is not None:
-            return measured(self.sketch.statistics(), reference, debias, "probe")
+            return measured(self.sketch.statistics(self.count), reference, debias, "probe")
         kish = self.weight**2 / (self.squared * self.rows)
         found = [m for m in self.moments if m is not None]
-        return of_blocks(found, self.outputs, reference, debias, rounding=self.rounding, kish=kish)
+        columns = len(found[0].mean) - self.width
+        return of_blocks(found, columns, self.count, reference, debias, rounding=self.rounding, kish=kish)
 
     def _joined(self) -> tuple[Tensor, Tensor, Tensor | None]:
         features, outputs, weights = zip(*self.waiting, strict=True)
@@ -167,8 +168,8 @@ def _rows(
     limit: int | None,
     of_class: Mapping[Any, float] | None,
     batch_size: int,
-) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
-    """Features `(m, p)`, outputs `(m, C)` and weights `(m,)` of every batch, sharing memory with nothing of the model."""
+) -> Iterator[tuple[Tensor, Tensor, Tensor | None, int]]:
+    """Features `(m, p)`, outputs `(m, k)`, weights `(m,)` and C of every batch, sharing memory with nothing of the model."""
     readout: Readout | None = None
     left = limit
     for x, y in _batches(loader, batch_size):
@@ -181,9 +182,12 @@ def _rows(
         weight = None if of_class is None else _weights_of(y, of_class, features)[kept][:left]
         # copied: a view of one token would keep all of them alive
         features = features.reshape(-1, features.shape[-1])[kept][:left].clone()
-        outputs = outputs.reshape(-1, outputs.shape[-1])[kept][:left].clone()
+        if readout.small is None:
+            outputs = outputs.reshape(-1, outputs.shape[-1])[kept][:left].clone()
+        else:
+            outputs = through(features, *readout.small)
         if len(features):
-            yield features, outputs, weight
+            yield features, outputs, weight, readout.count
         left = None if left is None else left - len(features)
         if left == 0:
             return

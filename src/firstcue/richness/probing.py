@@ -99,8 +99,8 @@ class Sketch:
             self.buffer = torch.empty(x.shape, dtype=torch.float64, device=x.device)
         return self.buffer[: len(x)].copy_(x)
 
-    def statistics(self) -> Statistics:
-        """Moments of the rows so far; the square norm with its standard error."""
+    def statistics(self, count: int) -> Statistics:
+        """Moments of the rows so far, the square norm with its standard error; `count` is how many outputs there are."""
         drift, output_drift = self.total / self.count, self.output_total / self.count
         directions = self.directions.double()
         sketch = self.products / self.count - drift[:, None] * (drift @ directions)
@@ -115,6 +115,7 @@ class Sketch:
             cross=unit * (self.cross / self.count - drift[:, None] * output_drift),
             outputs=self.output_squares / self.count - output_drift[:, None] * output_drift,
             mean=self.output_origin + output_drift,
+            num_outputs=count,
             rounding=self.rounding,
             square_error=unit**4 * error,
         )

@@ -14,8 +14,9 @@ from torch.overrides import TorchFunctionMode
 
 from firstcue.forward import run
 from firstcue.heads import find_head
+from firstcue.richness.joint import compact
 
-PROBE_ROWS = 16
+PROBE_ROWS = 4
 _LINEAR: tuple[Any, ...] = (functional.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__)
 _POINTWISE: tuple[Any, ...] = (functional.conv1d, functional.conv2d, functional.conv3d)
 
@@ -26,6 +27,8 @@ class _Product:
 
     features: Tensor
     output: Tensor
+    weight: Tensor
+    bias: Tensor | None
     versions: tuple[int, int]
     channels_first: bool
 
@@ -51,7 +54,9 @@ class _Watch(TorchFunctionMode):
         if _is_product(func, features, weight, groups):
             if self.only is None or self.count == self.only:
                 versions = _version(features), _version(output)
-                self.seen[self.count] = _Product(features, output, versions, func in _POINTWISE)
+                rows = weight.flatten(1) if func in _POINTWISE else weight if func is functional.linear else weight.mT
+                bias = args[2] if len(args) > 2 else (kwargs or {}).get("bias")
+                self.seen[self.count] = _Product(features, output, rows, bias, versions, func in _POINTWISE)
             self.count += 1
         return output
 
@@ -63,8 +68,16 @@ class Readout:
     number: int
     """Of the product, counted from the start of the pass."""
 
+    count: int
+    """Outputs C."""
+
+    small: tuple[Tensor, Tensor] | None
+    """Where C is above the number of features: weight and bias of a head with the same span, as from `compact`."""
+
     def __call__(self, model: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features `(n, ..., p)` and outputs `(n, ..., C)` of some rows, on the model's device; inside `left_as_found`.
+
+        Both are views of what the model computed.
 
         Raises:
             ValueError: If on these rows the model returns something else than the head's product.
@@ -97,7 +110,7 @@ def find_readout(model: nn.Module, x: Tensor) -> Readout:
         outputs = run(model, probe)
     for number, product in reversed(watch.seen.items()):
         if product.output.numel() == outputs.numel() and _is(product, outputs):
-            return Readout(number)
+            return Readout(number, len(product.weight), _compacted(product))
     if outputs.ndim <= 2:
         find_head(model, probe)  # says which function acts on the outputs, and what to do
     shape = tuple(outputs.shape)
@@ -106,6 +119,14 @@ def find_readout(model: nn.Module, x: Tensor) -> Readout:
         f"no linear product gives the model's outputs {shape}; products that ran, last ones: {near}. Let the model return "
         f"the output of its last linear layer (before any softmax), or measure arrays: `low_rank_measure(features, outputs)`."
     )
+
+
+def _compacted(product: _Product) -> tuple[Tensor, Tensor] | None:
+    weight = product.weight.detach()
+    if weight.shape[0] <= weight.shape[1] + 2:
+        return None
+    bias = weight.new_zeros(len(weight)) if product.bias is None else product.bias.detach()
+    return compact(weight.double(), bias.double())
 
 
 def _operands(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any, int]:

@@ -101,7 +101,7 @@ def measured(
         method: Only reported.
         by_rows: Unbiased numbers by reference.
     """
-    p, c = stats.cross.shape
+    p, c = stats.cross.shape[0], stats.num_outputs
     found = {name: overlap(stats, name) for name in REFERENCES}
     plain = {name: numbers for name, (numbers, _) in found.items()}
     reason = _degenerate(stats, plain[reference])
@@ -150,7 +150,7 @@ def _told(
         dlr_softmax=clipped["softmax"],
         n=stats.rows,
         num_features=stats.cross.shape[0],
-        num_outputs=stats.cross.shape[1],
+        num_outputs=stats.num_outputs,
         reference=reference,
         debiased=kind,
         method=method,
@@ -170,6 +170,11 @@ def _notes(stats: Statistics, used: float, ratio: float, rank: float, kind: str,
         )
     if stats.rows <= stats.cross.shape[0]:
         notes.append(f"no more rows ({stats.rows}) than features ({stats.cross.shape[0]}): use five for each feature.")
+    if stats.num_outputs >= stats.cross.shape[0] and rank > 0.9 * min(stats.cross.shape[0], stats.rows - 1):
+        notes.append(
+            f"{stats.num_outputs} outputs can read all {stats.cross.shape[0]} features, so all variance counts as used and "
+            f"the number says only how unevenly it is spread; look at the spectrum."
+        )
     if used > 0.9 and ratio < 0.5 * rank:
         notes.append(
             f"{used:.0%} of the features' variance is used, but a few of the {rank:.0f} learned directions hold most of it "

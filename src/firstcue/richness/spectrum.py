@@ -133,7 +133,7 @@ def feature_spectrum(
         raise ValueError(f"`mode` is one of {', '.join(MODES)}; got {mode!r}.")
     as_numpy = isinstance(features, np.ndarray)
     rows = feature_rows(features, "features")
-    answers = output_rows(outputs, rows)
+    answers, _ = output_rows(outputs, rows)
     wanted = {"quality": targets, **(attributes or {})}
     families = {name: _columns(values, rows, name) for name, values in wanted.items()}
     reason = not_finite(rows, answers)
@@ -199,7 +199,7 @@ def _other_rows(
     if set(wanted) != set(names):
         known = ", ".join(names[1:]) or "none"
         raise ValueError(f"`held_out` needs the same attributes as the other rows, which are: {known}.")
-    return other, output_rows(held_out[1], other), {name: _columns(wanted[name], other, name) for name in names}
+    return other, output_rows(held_out[1], other)[0], {name: _columns(wanted[name], other, name) for name in names}
 
 
 def _functions(found: _Directions, rows: Tensor) -> Tensor:
