@@ -57,9 +57,9 @@ def memorise(settings: Mapping[str, Any], seed: int, curve: int = 24) -> list[di
     count, size = HELD_OUT
     held_out = spirals(replace(preset, rows=size), seed=seed, first=HELD_OUT_SEED, environments=count)
     parts = {"train": train, "test": test, "held_out": held_out}
-    model = perceptron(2 + preset.signature, s, seed)
     rows, kept = [], []
     with seeded(seed):
+        model = perceptron(2 + preset.signature, s, seed)
         for epoch, share in epochs_of(model, train, preset, s, seed):
             kept.append(share)
             if epoch == s["epochs"] or epoch % max(1, s["epochs"] // curve) == 0:
