@@ -1,3 +1,6 @@
+import contextlib
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -103,6 +106,16 @@ def test_a_map_from_a_singular_matrix_reaches_what_it_can():
     assert_close(bures_map(a, inside) @ a @ bures_map(a, inside), inside)
     with pytest.raises(ValueError, match=r"no linear map turns `source` \(rank 3\) into `target` \(rank 6\)"):
         bures_map(a, b @ spd(1)[0] @ b.mT)
+
+
+def test_a_map_may_lead_out_of_the_directions_in_which_the_source_varies():
+    line = torch.diag(torch.tensor([1.0, 0.0], dtype=torch.float64))
+    turned = torch.ones(2, 2, dtype=torch.float64)
+    mapped = bures_map(line, turned)
+
+    assert_close(mapped, torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64))
+    a, b = spd(1, rank=4)[0], spd(1, seed=5, rank=3)[0]
+    assert_close(bures_map(a, b) @ a @ bures_map(a, b).mT, b)
 
 
 def test_matrices_that_commute_average_by_their_roots():
@@ -278,13 +291,69 @@ def test_a_mistake_is_explained(call, message):
         call()
 
 
-@pytest.mark.peer
-@pytest.mark.parametrize("k", [2, 4])
-def test_the_barycentre_agrees_with_pot(k):
-    gaussian = pytest.importorskip("ot.gaussian")
-    matrices, weight = spd(k), shares(k)
-    peer = gaussian.bures_barycenter_fixpoint(matrices.numpy(), weight.numpy(), num_iter=1000, eps=1e-12)
+def rank_deficient(k, d, seed):
+    """One matrix of full rank and others that lose one rank more each."""
+    return torch.stack([spd(1, d, seed=seed + c, rank=d + 4 if c == 0 else max(1, d - c))[0] for c in range(k)])
 
-    assert_close(barycenter(matrices, weight).matrix, torch.from_numpy(np.asarray(peer)), rtol=1e-6, atol=1e-8)
-    distance = gaussian.bures_distance(matrices[0].numpy(), matrices[1].numpy())
-    assert bures_squared(matrices[0], matrices[1]) == pytest.approx(float(distance) ** 2, rel=1e-6)
+
+def within(basis, matrices):
+    return basis @ matrices @ basis.mT
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=integers(0, 2**30), k=integers(2, 4), d=integers(2, 5))
+def test_singular_matrices_beside_one_of_full_rank_have_the_average_of_the_published_iteration(seed, k, d):
+    matrices, weight = rank_deficient(k, d, seed), shares(k)
+    found = barycenter(matrices, weight, tolerance=1e-12)
+
+    assert found.converged
+    assert found.residual < 1e-11
+    # the roots of rounding errors keep the published form from more
+    atol = 1e-8 * float(matrices.abs().max()) * float(torch.linalg.cond(found.matrix)) ** 0.5
+    assert_close(found.matrix, slow_barycenter(matrices, weight), rtol=1e-8, atol=atol)
+
+
+@pytest.mark.peer
+@settings(max_examples=12, deadline=None)
+@given(seed=integers(0, 2**30), k=integers(2, 5), d=integers(2, 7), more=integers(0, 3))
+def test_the_barycentre_agrees_with_pot(seed, k, d, more):
+    gaussian = pytest.importorskip("ot.gaussian")
+    matrices, weight = spd(k, d, seed=seed), shares(k)
+    with contextlib.redirect_stdout(io.StringIO()):  # it says so when rounding keeps it above 1e-12
+        peer = gaussian.bures_barycenter_fixpoint(matrices.numpy(), weight.numpy(), num_iter=500, eps=1e-12)
+    basis = rotation(d + more, seed)[:, :d]  # with `more`, all are singular; the peer can only take them in their range
+    found = barycenter(within(basis, matrices), weight, tolerance=1e-12, max_iterations=1000)
+
+    wanted = within(basis, torch.from_numpy(np.asarray(peer)))
+    assert_close(found.matrix, wanted, rtol=1e-8, atol=1e-8 * float(matrices.abs().max()))
+
+
+@pytest.mark.peer
+@settings(max_examples=20, deadline=None)
+@given(seed=integers(0, 2**30), d=integers(1, 7), more=integers(0, 3))
+def test_maps_and_distances_agree_with_pot(seed, d, more):
+    gaussian = pytest.importorskip("ot.gaussian")
+    start, end = spd(2, d, seed=seed)
+    peer, _ = gaussian.bures_wasserstein_mapping(np.zeros(d), np.zeros(d), start.numpy(), end.numpy())
+    distance = float(gaussian.bures_distance(start.numpy(), end.numpy()))
+    basis = rotation(d + more, seed)[:, :d]
+    mapped = bures_map(within(basis, start), within(basis, end))
+    size = max(1.0, float(mapped.abs().max()))
+
+    assert_close(mapped, within(basis, torch.from_numpy(np.asarray(peer))), rtol=1e-8, atol=1e-8 * size)
+    assert bures_squared(start, end) == pytest.approx(
+        distance**2, rel=1e-8, abs=1e-8 * float(start.trace() + end.trace())
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=integers(0, 2**30), d=integers(2, 7), rank=integers(1, 6))
+def test_a_singular_target_is_reached_at_the_cost_of_the_distance(seed, d, rank):
+    start, end = spd(1, d, seed=seed)[0], spd(1, d, seed=seed + 1, rank=min(rank, d))[0]
+    mapped = bures_map(start, end)
+    eye, size = torch.eye(d, dtype=torch.float64), float(start.trace() + end.trace())
+
+    assert_close(mapped @ start @ mapped, end, rtol=0, atol=1e-12 * size)
+    assert float(torch.linalg.eigvalsh(mapped)[0]) > -1e-12 * float(mapped.norm())
+    cost = float(((mapped - eye) @ start @ (mapped - eye)).trace())
+    assert bures_squared(start, end) == pytest.approx(cost, rel=1e-8, abs=1e-8 * size)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from firstcue._blas import eigh, product
-from firstcue.linalg import sqrt_psd
+from firstcue.linalg import eigh_psd, equilibrate, sqrt_psd
 
 TINY = torch.finfo(torch.float64).tiny
 EXACT = 1e-8
@@ -156,7 +156,10 @@ def nearest_root(matrix: Tensor, factor: Tensor, precision: Precision) -> Neares
     """
     if precision is Precision.CAREFUL:
         some = some_root(matrix)
-        left, stretch, right = torch.linalg.svd(product(some.mT, factor))
+        some = some[:, some.any(dim=0)]
+        if some.shape[1] == 0:
+            return Nearest(matrix, matrix, 1.0, 0.0)
+        left, stretch, right = torch.linalg.svd(product(some.mT, factor), full_matrices=False)
         root = product(some, product(left, right))
         condition = float((stretch[0] / stretch[-1].clamp(min=TINY)).square())
         return Nearest(root, root, condition, float(stretch.sum()))
@@ -243,6 +246,21 @@ def _dot(a: Tensor, b: Tensor) -> float:
 
 
 def some_root(matrix: Tensor) -> Tensor:
-    """Some square root: a Cholesky factor, or the symmetric root of a singular matrix."""
+    """Some square root, `(d, d)`: a Cholesky factor, or one with columns of zeros, as many as directions without variance."""
+    triangle, failed = torch.linalg.cholesky_ex(matrix)
+    # pivots far above rounding; small ones may hide an eigenvalue that is much smaller
+    if not bool(failed) and bool((triangle.diagonal().square() > EXACT * matrix.diagonal()).all()):
+        return triangle
+    equilibrated, scale = equilibrate(matrix)
+    values, vectors, kept = eigh_psd(equilibrated)
+    if not bool(failed) and bool(kept.all()):
+        return triangle
+    root, size = torch.zeros_like(matrix), torch.where(torch.isfinite(scale), scale, 0.0)
+    root[:, : int(kept.sum())] = size[:, None] * vectors[:, kept] * values[kept].sqrt()
+    return root
+
+
+def full_root(matrix: Tensor) -> Tensor:
+    """An invertible root of a matrix that is known to have one."""
     triangle, failed = torch.linalg.cholesky_ex(matrix)
     return sqrt_psd(matrix) if bool(failed) else triangle

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from firstcue._blas import product
-from firstcue._procrustes import iterate, midpoint, some_root
+from firstcue._procrustes import full_root, iterate, midpoint
 from firstcue.linalg import range_basis, sqrt_psd
 
 
@@ -70,9 +70,13 @@ class Barycenter:
             return product(half, half.mT)
         if not bool(bridge.triu(1).any()) and bridge.shape[0] == bridge.shape[1]:  # a Cholesky factor
             return torch.linalg.solve_triangular(bridge, self.factor, upper=False, left=False)
-        if bridge.shape[0] == bridge.shape[1]:
-            return torch.linalg.solve_ex(bridge, self.factor, left=False).result
-        return self.factor @ torch.linalg.pinv(bridge)
+        if bridge.shape[0] != bridge.shape[1]:
+            return self.factor @ torch.linalg.pinv(bridge)
+        # in units of each feature, which say nothing about rank
+        size = torch.linalg.svdvals(bridge / bridge.norm(dim=1, keepdim=True).clamp(min=torch.finfo(bridge.dtype).tiny))
+        if not float(size[-1]) > len(size) * torch.finfo(bridge.dtype).eps * float(size[0]):
+            return torch.full_like(self.factor, torch.nan)
+        return torch.linalg.solve_ex(bridge, self.factor, left=False).result
 
 
 def bures_squared(a: Tensor, b: Tensor) -> float:
@@ -128,11 +132,12 @@ def bures_map(source: Tensor, target: Tensor) -> Float[Tensor, "d d"]:
     """
     start, end = _checked(source, "source"), _checked(target, "target")
     _require_same_size(start, end)
-    inside = range_basis(start)
-    mapped = shortest_map(inside, some_root(inside.mT @ start @ inside), sqrt_psd(end))
+    inside, outside = range_basis(start), range_basis(end)
+    goal = outside @ full_root(outside.mT @ end @ outside)
+    mapped = shortest_map(inside, full_root(inside.mT @ start @ inside), goal)
     if float((mapped @ start @ mapped.mT - end).norm()) > 1e-6 * float(end.norm()):
         raise ValueError(
-            f"no linear map turns `source` (rank {inside.shape[1]}) into `target` (rank {range_basis(end).shape[1]}), which "
+            f"no linear map turns `source` (rank {inside.shape[1]}) into `target` (rank {outside.shape[1]}), which "
             f"varies in more directions. Shrink `source` towards a multiple of the identity first."
         )
     return mapped.to(source.dtype)
@@ -244,7 +249,7 @@ def _solve(
     if len(mean) == 0:
         return Barycenter(mean, 0.0, 0, True, 0.0, mean, mean.new_zeros(len(matrices), 0, 0), True)
     few = len(matrices) <= 2
-    found = midpoint(matrices, shares) if few else iterate(matrices, shares, some_root(mean), tolerance, max_iterations)
+    found = midpoint(matrices, shares) if few else iterate(matrices, shares, full_root(mean), tolerance, max_iterations)
     matrix = product(found.factor, found.factor.mT)
     spread = float(mean.trace() + matrix.trace())
     objective = max(0.0, spread - 2 * found.overlap)
