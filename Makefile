@@ -45,7 +45,7 @@ bench: .venv/dev.stamp
 	@touch $@
 
 .venv/dev.stamp: .venv/core.stamp
-	@echo "Installing what the tests need (about 500 MB)."
+	@echo "Installing what the tests need (about 1 GB)."
 	@$(PIP) install -q -c $(CONSTRAINTS) -e ".[dev,peers]"
 	@touch $@
 
