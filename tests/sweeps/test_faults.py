@@ -103,7 +103,7 @@ def test_a_full_disk_ends_the_sweep_and_loses_nothing(tmp_path):
         pytest.skip("this machine mounts no tmpfs")
     plan = [Trial("small", {"x": x}) for x in range(200)]
     try:
-        with pytest.raises(ValueError, match="No space left.*nothing that finished is lost"):
+        with pytest.raises(ValueError, match=r"No space left.*nothing that finished is lost"):
             fc.sweep(plan, small, disk, "serial")
         kept = len(list(Store(disk).results()))
         assert 10 < kept < 200

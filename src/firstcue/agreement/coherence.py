@@ -96,15 +96,21 @@ class Agreement:
 
         lines = [
             f"{len(self.sizes)} environments of {rows} rows; {self.min_agree} have to agree",
-            line("kept by the mask", self.kept, "of random signs", self.expected, drawn and drawn.kept),
+            line("kept by the mask", self.kept, "of random signs", self.expected, drawn.kept if drawn else None),
             line(
                 "wanted by one alone",
                 self.only_one_group,
                 "of random signs",
                 self.only_one_expected,
-                drawn and drawn.only_one_group,
+                drawn.only_one_group if drawn else None,
             ),
-            line("alignment", self.alignment, "of unrelated gradients", 1 / len(self.sizes), drawn and drawn.alignment),
+            line(
+                "alignment",
+                self.alignment,
+                "of unrelated gradients",
+                1 / len(self.sizes),
+                drawn.alignment if drawn else None,
+            ),
         ]
         return "\n".join([*lines, *(f"! {warning}" for warning in self.warnings)])
 

@@ -117,7 +117,9 @@ def _resampled(model: nn.Module, part: Batch, seed: int) -> Agreement:
 def _score(features: Tensor, y: Tensor, groups: Tensor, head: Head, seed: int) -> Consistency:
     """The inconsistency of the last layer: its parameters are varied, its inputs are not."""
     k, d = head.weight.shape
-    last = nn.utils.skip_init(nn.Linear, d, k, dtype=torch.float64)  # fresh weights would draw from the global generator
+    last = nn.utils.skip_init(
+        nn.Linear, d, k, dtype=torch.float64
+    )  # fresh weights would draw from the global generator
     with torch.no_grad():
         last.weight.copy_(head.weight)
         last.bias.copy_(head.bias)
