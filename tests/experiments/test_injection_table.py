@@ -8,7 +8,7 @@ from firstcue.sweeps import Trial
 
 
 def test_the_lattice_is_one_and_its_label_follows_it():
-    x, z = lattice(4000, 2, seed=0)
+    x, z = lattice(4000, 4, seed=0)
     assert torch.equal(2 * x[:, 0], (2 * x[:, 0]).round())
     assert float(z[x[:, 0] > 0].double().mean()) > 0.7
     assert float(z[x[:, 1] > 0].double().mean()) == pytest.approx(0.5, abs=0.05)
@@ -17,7 +17,7 @@ def test_the_lattice_is_one_and_its_label_follows_it():
 def test_label_dependent_edits_write_the_label_into_the_lattice_and_label_free_ones_do_not():
     rows = []
     for seed in range(2):
-        trial = Trial("erasure/injection", {"data": "lattice", "size": 2, "rows": 1500}, seed)
+        trial = Trial("erasure/injection", {"data": "lattice", "size": 4, "rows": 1500}, seed)
         rows += trial.label(run(trial))
     assert {row["method"] for row in rows} == {"raw", *METHODS}
     mean = {m: sum(r["strong"] for r in rows if r["method"] == m) / 2 for m in ("raw", *METHODS)}
@@ -32,7 +32,7 @@ def test_label_dependent_edits_write_the_label_into_the_lattice_and_label_free_o
 
 
 def test_the_same_trial_gives_the_same_rows():
-    trial = Trial("erasure/injection", {"data": "lattice", "size": 2, "rows": 300}, 3)
+    trial = Trial("erasure/injection", {"data": "lattice", "size": 4, "rows": 300}, 3)
     assert run(trial) == run(trial)
 
 
