@@ -31,7 +31,7 @@ def random_hessians(count, size, seed, floor=0.3):
     return half @ half.mT + floor * torch.eye(size, dtype=torch.float64)
 
 
-@pytest.mark.parametrize(("count", "size", "steps"), [(2, 6, 60), (3, 5, 40), (2, 50, 300)])
+@pytest.mark.parametrize(("count", "size", "steps"), [(2, 6, 60), (3, 5, 40), (2, 50, 200)])
 def test_the_path_search_comes_within_two_percent_of_the_closed_form_and_never_above(count, size, steps):
     h = random_hessians(count, size, 1)
     eps = [1e-3, 0.1]

@@ -15,6 +15,7 @@ from firstcue.experiments.agreement import (
     learning_signal,
     linear_regression,
     memorisation,
+    minima,
     patchwork,
     random_labels,
 )
@@ -23,7 +24,7 @@ from firstcue.experiments.agreement._pictures import pictures
 from firstcue.experiments.agreement._spirals import PRESETS, Preset, spirals, spirals_for_testing
 from firstcue.sweeps import Trial
 
-MODULES = (coinrun, label_noise, learning_signal, linear_regression, memorisation, patchwork, random_labels)
+MODULES = (coinrun, label_noise, learning_signal, linear_regression, memorisation, minima, patchwork, random_labels)
 
 
 def rows_of(module, trials):
@@ -176,6 +177,15 @@ def test_the_learning_signal_is_measured_on_both_sides_of_the_mask():
         assert {sum(parts)} == sizes
     assert all(-1 <= row[name] <= 1 for row in rows for name in ("mechanism", "shortcut"))
     assert len(learning_signal.claims(rows)) == 3
+
+
+def test_minima_are_compared_at_equal_levels(monkeypatch):
+    monkeypatch.setattr(minima, "LEVELS", (0.003, 0.01))
+    shared = {"rows": 160, "updates": 20, "search": 2}
+    rows = rows_of(minima, [Trial("agreement/minima", {**shared, "rule": rule}, 0) for rule in minima.RULES])
+    assert [row["eps"] for row in rows] == [0.003, 0.01] * 2
+    assert all(row["path"] > 0 and 0 <= row["unseen"] <= 1 for row in rows)
+    assert len(minima.claims(rows)) == 2 and minima.figures(rows)
 
 
 # pictures

@@ -20,8 +20,14 @@ class Landscape:
     Moves the model's parameters; use it inside `landscape`, which puts them back.
     """
 
-    def __init__(self, model: nn.Module, losses: Sequence[EnvironmentLoss], names: Sequence[str]) -> None:
-        self.model, self.losses, self.names = model, losses, names
+    def __init__(
+        self,
+        model: nn.Module,
+        losses: Sequence[EnvironmentLoss],
+        names: Sequence[str],
+        together: Callable[[nn.Module], Tensor] | None = None,
+    ) -> None:
+        self.model, self.losses, self.names, self.together = model, losses, names, together
         self.parameters = [p for p in model.parameters() if p.requires_grad]
         if not self.parameters:
             raise ValueError("the model has no parameter that requires a gradient: there is nothing to vary.")
@@ -35,6 +41,8 @@ class Landscape:
     def values(self, point: Tensor) -> list[float]:
         """The loss of every environment at one point."""
         self._move(point)
+        if self.together is not None:
+            return self.together(self.model).tolist()
         return [float(loss(self.model)) for loss in self.losses]
 
     def value(self, point: Tensor, e: int) -> float:
@@ -113,7 +121,7 @@ def landscape(
             names = [str(name) for name in named]
             for name, loss in zip(names, named.values(), strict=True):
                 _require_repeatable(model, name, loss)
-            yield Landscape(model, list(named.values()), names)
+            yield Landscape(model, list(named.values()), names, getattr(losses, "together", None))
         finally:
             for parameter, value in saved:
                 parameter.data.copy_(value)

@@ -9,6 +9,9 @@ from torch import Tensor
 from firstcue.agreement._landscape import Landscape
 from firstcue.agreement._rays import inside
 
+_MOMENTUM = 0.7
+"""Share of the last step's direction in the next, until a step fails."""
+
 _MARGIN = 0.98
 """Nearer to the edge of the band than this share, steps go along it."""
 
@@ -20,7 +23,7 @@ class Climb:
     point: Tensor
     value: float
     growing: bool
-    """The last tenth of the steps still gained more than a hundredth."""
+    """The last tenth of the steps, up to the last one allowed, still gained more than a hundredth of the whole rise."""
 
 
 def climb(land: Landscape, e: int, other: int, sign: float, eps: float, start: Tensor, steps: int) -> Climb:
@@ -32,24 +35,29 @@ def climb(land: Landscape, e: int, other: int, sign: float, eps: float, start: T
     within, slope_within = land.slope(point, e)
     height, slope = land.slope(point, other)
     gains = [sign * height]
+    momentum = torch.zeros_like(point)
     for _ in range(steps):
-        direction = _along(sign * slope, slope_within, within - land.base[e], eps)
+        gains.append(sign * height)
+        uphill = sign * slope
+        pace = float(uphill.norm()) / max(float(momentum.norm()), 1e-30)
+        direction = _along(uphill + _MOMENTUM * pace * momentum, slope_within, within - land.base[e], eps)
         length = float(direction.norm())
         if not math.isfinite(length) or length == 0 or size < 1e-12 * land.scale:
             break
         trial = _corrected(land, e, point + (size / length) * direction, slope_within, eps)
         if trial is None or not inside(land.value((point + trial) / 2, e), land.base[e], eps):
-            size /= 2
+            size, momentum = size / 2, torch.zeros_like(point)
             continue
         new_height, new_slope = land.slope(trial, other)
         if not sign * (new_height - height) > 0 or not bool(torch.isfinite(new_slope).all()):
-            size /= 2
+            size, momentum = size / 2, torch.zeros_like(point)
             continue
+        momentum = trial - point
         point, height, slope, size = trial, new_height, new_slope, 1.5 * size
         within, slope_within = land.slope(point, e)
-        gains.append(sign * height)
-    late = gains[-1] - gains[max(0, len(gains) - 1 - steps // 10)]
-    return Climb(point, height, len(gains) > steps // 2 and late > 0.01 * (gains[-1] - gains[0]))
+    late = sign * height - gains[max(0, len(gains) - 1 - steps // 10)]
+    whole = sign * (height - land.base[other])
+    return Climb(point, height, len(gains) > steps and late > 0.01 * whole)
 
 
 def _along(uphill: Tensor, slope: Tensor, drift: float, eps: float) -> Tensor:

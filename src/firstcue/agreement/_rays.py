@@ -8,7 +8,7 @@ from torch import Tensor
 
 from firstcue.agreement._landscape import Landscape
 
-_FIRST, _LAST, _GROWTH, _HALVINGS = 1e-6, 1e2, 1.5, 6
+_FIRST, _LAST, _GROWTH, _HALVINGS = 1e-6, 1e2, 1.3, 2
 
 
 @dataclass

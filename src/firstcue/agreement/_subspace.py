@@ -86,18 +86,17 @@ def reach(land: Landscape, model: Bowl, levels: Sequence[float]) -> list[Reach]:
     return found
 
 
-def steepest_ratios(model: Bowl) -> list[Tensor]:
-    """For every pair, the direction in which the other environment bends most against this one, `(p,)`."""
-    directions = []
-    for e, h in enumerate(model.hessians):
+def steepest_ratios(model: Bowl, count: int) -> list[Tensor]:
+    """For the `count` pairs that differ most, the direction in which the other environment bends most against this one."""
+    found = []
+    for h in model.hessians if model.damping > 0 else []:
         values, vectors = torch.linalg.eigh(h)
-        if not float(values[0]) > 0:
-            continue
         half = vectors / values.sqrt()
-        for other, its in enumerate(model.hessians):
-            if other != e:
-                directions.append(model.basis @ (half @ torch.linalg.eigh(half.mT @ its @ half).eigenvectors[:, -1]))
-    return directions
+        for its in model.hessians:
+            if its is not h:
+                ratios, directions = torch.linalg.eigh(half.mT @ its @ half)
+                found.append((float(ratios[-1]), model.basis @ (half @ directions[:, -1])))
+    return [direction for _, direction in sorted(found, key=lambda pair: -pair[0])[:count]]
 
 
 def _projected(product: Callable[[Tensor], Tensor], basis: Tensor, like: Tensor) -> Tensor:

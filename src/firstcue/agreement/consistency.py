@@ -1,6 +1,6 @@
 """Is a minimum the same explanation for all environments: how far can one's loss move while another's stays within eps?"""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,7 +148,9 @@ def inconsistency(
         quadratic, problem = _quadratic(land, slopes, rank, damping, generator)
         directions = [*_random(land, rays, generator), *slopes, slopes.mean(dim=0)]
         if quadratic is not None:
-            directions += [d.to(land.origin) for d in (*quadratic.basis.mT[: 4 * rank], *steepest_ratios(quadratic))]
+            directions += [
+                d.to(land.origin) for d in (*quadratic.basis.mT[: 4 * rank], *steepest_ratios(quadratic, pairs))
+            ]
         progress("rays", 0.0)
         straight = probe(land, directions, levels)
         curved, growing = _search(land, straight, steps, restarts, pairs, generator, within(progress, 0.3, 1.0))
@@ -159,9 +161,37 @@ def inconsistency(
         )
 
 
-def losses_of(
-    loss: Callable[[Tensor, Tensor], Tensor], batch: Any, environment: Any = None
-) -> dict[str, EnvironmentLoss]:
+class EnvironmentLosses(Mapping[str, EnvironmentLoss]):
+    """The losses of environments by name, each a function of the model; and all of them from one call of it."""
+
+    def __init__(
+        self, loss: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, ids: Tensor, names: Sequence[str]
+    ):
+        order = ids.argsort(stable=True)
+        self._loss, self._x, self._y = loss, x[order], y[order]
+        self._sizes = torch.bincount(ids, minlength=len(names)).tolist()
+        self._names = tuple(names)
+
+    def __getitem__(self, name: str) -> EnvironmentLoss:
+        e = self._names.index(name) if name in self._names else None
+        if e is None:
+            raise KeyError(name)
+        x, y = self._x.split(self._sizes)[e], self._y.split(self._sizes)[e]
+        return lambda model: self._loss(model(x), y)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def together(self, model: nn.Module) -> Tensor:
+        """`(e,)` all losses from one call of the model."""
+        parts = zip(model(self._x).split(self._sizes), self._y.split(self._sizes), strict=True)
+        return torch.stack([self._loss(outputs, y) for outputs, y in parts])
+
+
+def losses_of(loss: Callable[[Tensor, Tensor], Tensor], batch: Any, environment: Any = None) -> EnvironmentLosses:
     """The loss of each environment as a function of the model: what `inconsistency` takes.
 
     Args:
@@ -183,12 +213,7 @@ def losses_of(
         raise ValueError("no environment: give one label per row, or a Batch with `group`.")
     require_rows(x, y)
     require_rows(x, labels, y_name="environment")
-    ids, names = encode_labels(labels, "environment")
-
-    def of(rows: Tensor) -> EnvironmentLoss:
-        return lambda model: loss(model(x[rows]), y[rows])
-
-    return {name: of((ids == e).nonzero()[:, 0]) for e, name in enumerate(names)}
+    return EnvironmentLosses(loss, x, y, *encode_labels(labels, "environment"))
 
 
 def _levels(eps: Any) -> tuple[list[float], np.ndarray]:

@@ -12,7 +12,7 @@ VERSION = 1
 SCALES = {
     "tiny": Scale(
         minutes=1.0,
-        settings={"data": "builtin:digits", "train_rows": 800, "test_rows": 900, "pool": 2, "epochs": 60, "rate": 2e-3, "hidden": 128},
+        settings={"data": "builtin:digits", "train_rows": 800, "test_rows": 900, "pool": 2, "epochs": 150, "rate": 2e-3, "hidden": 128},
     ),
     "small": Scale(minutes=25.0, settings={"train_rows": 5000, "epochs": 60}),
     "paper": Scale(minutes=600.0, settings={"train_rows": 50000, "test_rows": 10000, "epochs": 80}),
