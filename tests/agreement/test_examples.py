@@ -101,7 +101,7 @@ def test_an_unknown_sum_is_refused():
 def test_sums_do_not_depend_on_how_gradients_came(cuts):
     g = 100 + torch.randn(37, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     needs = ("signs", "nonzero", "scatter", "logs")
-    whole, parts = GradientSums.of(g, needs), GradientSums.empty(g[0], needs)
+    whole, parts = GradientSums.of(g, needs), GradientSums(g[0], needs)
 
     for part in g.split(cuts):
         parts.add_one(part[0].clone()) if len(part) == 1 else parts.add(part)
@@ -117,7 +117,7 @@ def test_products_are_the_gradients_of_a_linear_layer():
     d, a = (torch.randn(50, k, generator=generator, dtype=torch.float64) for k in (4, 6))
     d[3], a[:, 2] = 0.0, 0.0
     needs = ("signs", "nonzero", "scatter", "logs")
-    products = GradientSums.empty(torch.zeros(4, 6, dtype=torch.float64), needs, floor=0.0)
+    products = GradientSums(torch.zeros(4, 6, dtype=torch.float64), needs, floor=0.0)
 
     products.add_products(d, a)
     expected = GradientSums.of(d[:, :, None] * a[:, None, :], needs, floor=0.0)

@@ -132,6 +132,8 @@ BY_TAPE = {
         vectors(2, 9, 8),
     ),
     "same padding": (flat(partial(nn.Conv2d, 2, 4, 4, padding="same"), nn.ReLU), vectors(2, 5, 5)),
+    "wide image": (flat(partial(nn.Conv2d, 2, 4, (2, 3), groups=2, padding=(0, 2)), nn.ReLU), vectors(2, 4, 9)),
+    "long signal": (flat(partial(nn.Conv1d, 1, 4, 4, padding="same", dilation=2), nn.ReLU), vectors(1, 9)),
     "circular padding": (
         flat(partial(nn.Conv2d, 2, 4, 3, padding=1, padding_mode="circular"), nn.ReLU),
         vectors(2, 5, 5),
@@ -473,6 +475,20 @@ def test_a_rule_applied_layer_by_layer_is_the_rule_of_all_gradients(rule, cases,
         losses,
         torch.stack([cross_entropy(model(x)[environment == e], y[environment == e]) for e in environment.unique()]),
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("rule", [and_mask, lambda stack: stack.mean(dim=0)])
+def test_rules_work_in_half_precision(dtype, rule):
+    model, x, y = case(BY_TAPE, "mlp")
+    apply_rule(model, rule, cross_entropy, (x, y), UNEQUAL)
+    half = copy.deepcopy(model).to(dtype)
+
+    apply_rule(half, rule, cross_entropy, (x, y), UNEQUAL)
+
+    assert half[0].weight.grad.dtype == dtype
+    close = torch.isclose(half[0].weight.grad.double(), model[0].weight.grad, rtol=0.1, atol=0.02)
+    assert float(close.double().mean()) > 0.9  # a sign that rounding turned may close a mask
 
 
 def test_rules_without_a_scope_see_the_whole_model():

@@ -1,5 +1,6 @@
 """Where gradients of environments go, one parameter at a time: side by side, or into sums."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -9,8 +10,8 @@ from firstcue.agreement._uses import Use, is_vector_linear, one_by_one, together
 from firstcue.agreement.sums import GradientSums
 
 CHUNK_ROWS = 64
-CHUNK_ELEMENTS = 1 << 22
-"""Of per-row gradients that exist at one time: 16 MB in float32, so that they stay near the processor."""
+CHUNK_ELEMENTS = 1 << 19
+"""Of per-row gradients and patches that exist at one time: 2 MB in float32, so that they stay near the processor."""
 
 
 class Stack:
@@ -21,15 +22,20 @@ class Stack:
         """`(e, *shape)`."""
         self.count = 0
 
-    def add(self, gradients: Tensor) -> None:
+    def add(self, gradients: Tensor, *, owned: bool = False) -> None:
         """Add `(m, *shape)` gradients."""
         self.values[self.count : self.count + len(gradients)] = gradients
         self.count += len(gradients)
 
     def add_one(self, gradient: Tensor) -> None:
         """Add one gradient `(*shape)`."""
-        self.values[self.count] = gradient
+        if gradient.data_ptr() != self.values[self.count].data_ptr():
+            self.values[self.count] = gradient
         self.count += 1
+
+    def slot(self) -> Tensor:
+        """Memory in which to write the next gradient for `add_one`."""
+        return self.values[self.count]
 
 
 Sink = Stack | GradientSums
@@ -53,6 +59,7 @@ class Sinks:
         self._parameters, self._sizes, self._make, self._done = parameters, list(sizes), make, done
         self._open: dict[str, Sink] = {}
         self._left = set(parameters)
+        self._memory: dict[str, Tensor] = {}
 
     def receive(self, use: Use, x: Tensor, d: Tensor) -> None:
         """What one call of a layer saw in the backward pass: all gradients of its parameters."""
@@ -61,11 +68,9 @@ class Sinks:
         if max(self._sizes) == 1:
             self._row_by_row(use, x, d)
         else:
-            start = 0
-            for size in self._sizes:
-                for name, gradient in together(use, x[start : start + size], d[start : start + size]).items():
+            for rows, outs in zip(x.split(self._sizes), d.split(self._sizes), strict=True):
+                for name, gradient in together(use, rows, outs, self._slot).items():
                     self._sink(name).add_one(gradient)
-                start += size
         for name in use.names.values():
             self._finish(name)
 
@@ -84,29 +89,47 @@ class Sinks:
             self._finish(name)
 
     def _row_by_row(self, use: Use, x: Tensor, d: Tensor) -> None:
-        weight = use.names_of(1, "weight")
-        if is_vector_linear(use, x) and weight is not None:
-            sink = self._sink(weight)
-            if isinstance(sink, GradientSums) and sink.takes_products:
-                sink.add_products(d, x)
-                bias = use.names_of(2, "bias")
-                if bias is not None:
-                    self._sink(bias).add(d)
-                return
-        for rows, outs in zip(*(t.split(self._chunk(use, x, d)) for t in (x, d)), strict=True):
-            self.add(one_by_one(use, rows, outs))
+        if self._took_products(use, x, d):
+            return
+        for part in one_by_one(use, x, d, self._chunk(use, d)):
+            for name, gradients in part.items():
+                self._sink(name).add(gradients, owned=True)
 
-    def _chunk(self, use: Use, x: Tensor, d: Tensor) -> int:
+    def _took_products(self, use: Use, x: Tensor, d: Tensor) -> bool:
+        """Whether the sums could be written as matrix products, and were."""
+        weight, bias = use.names_of(1, "weight"), use.names_of(2, "bias")
+        sink = self._sink(weight) if weight is not None and is_vector_linear(use, x) else None
+        if not isinstance(sink, GradientSums) or not sink.takes_products or x.dtype != sink.dtype:
+            return False
+        signs = (self._sign("d", d), self._sign("x", x)) if "signs" in sink.needs else None
+        sink.add_products(d, x, signs)
+        if bias is not None:
+            other = self._sink(bias)
+            assert isinstance(other, GradientSums)
+            other.add(d, signs=None if signs is None else signs[0])
+        return True
+
+    def _sign(self, which: str, t: Tensor) -> Tensor:
+        """The signs, in memory that is used again for the next layer: fresh memory takes longer than the signs."""
+        known = self._memory.get(which)
+        if known is None or known.numel() < t.numel() or known.dtype != t.dtype:
+            known = self._memory[which] = torch.empty(t.numel(), dtype=t.dtype, device=t.device)
+        return torch.sign(t, out=known[: t.numel()].view(t.shape))
+
+    def _chunk(self, use: Use, d: Tensor) -> int:
         """Rows whose gradients, and the patches they are made of, fit into the space."""
         largest = max(self._parameters[name].numel() for name in use.names.values())
         channels = max(1, d.shape[1])
         patches = (d[0].numel() // channels) * (largest // channels)
-        return max(1, min(CHUNK_ROWS, CHUNK_ELEMENTS // max(1, largest, patches)))
+        return max(1, min(CHUNK_ROWS, CHUNK_ELEMENTS // max(1, largest + patches)))
 
     def _sink(self, name: str) -> Sink:
         if name not in self._open:
             self._open[name] = self._make(len(self._sizes), self._parameters[name].detach())
         return self._open[name]
+
+    def _slot(self, name: str) -> Tensor:
+        return self._sink(name).slot()
 
     def _finish(self, name: str) -> None:
         self._left.discard(name)
@@ -119,8 +142,9 @@ def require_finite_gradients(name: str, sink: Sink) -> None:
     Raises:
         ValueError: If a gradient is not finite.
     """
-    total = sink.values if isinstance(sink, Stack) else sink.total
-    if bool(torch.isfinite(total.sum())) or bool(torch.isfinite(total).all()):
+    total = sink.values if isinstance(sink, Stack) else sink.signs if sink.total is None else sink.total
+    assert total is not None
+    if math.isfinite(total.sum()) or bool(torch.isfinite(total).all()):
         return
     where = ""
     if isinstance(sink, Stack):

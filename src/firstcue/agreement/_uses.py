@@ -5,8 +5,7 @@ a matrix product, for a convolution the usual weight gradient of the slice. So t
 the pooled gradient costs, plus writing them.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
+
+from firstcue.agreement._patches import weight_gradients
+
+ACTIVATIONS = 1 << 19
+"""Numbers of a layer's output that are worked on at one time, so that they stay near the processor."""
 
 Gradients = dict[str, Tensor]
 """By name of the parameter."""
@@ -39,31 +43,45 @@ class Use:
         return self.names.get(place) or self.names.get(key)
 
 
-def together(use: Use, x: Tensor, d: Tensor) -> Gradients:
+def together(use: Use, x: Tensor, d: Tensor, slot: Callable[[str], Tensor]) -> Gradients:
     """The sum over these rows of their gradients, `(*shape)` each.
 
     Args:
         use: The call.
         x: `(m, ...)` input rows.
         d: `(m, ...)` derivatives of the objective by the output rows.
+        slot: Gives memory for the gradient of a parameter, which need not be used.
     """
     if use.function is F.linear:
-        rows = d.flatten(end_dim=-2)
-        return _named(use, lambda: rows.mT @ x.flatten(end_dim=-2), lambda: rows.sum(dim=0))
+        rows, inputs = d.flatten(end_dim=-2), x.flatten(end_dim=-2)
+        return _named(use, lambda: _product(use, rows, inputs, slot), lambda: rows.sum(dim=0))
     if use.function in _CONVOLUTIONS:
         return _named(use, lambda: _convolution(use, x, d), lambda: d.transpose(0, 1).flatten(start_dim=1).sum(dim=1))
+    if use.function in _NORMS:
+        return {name: rows.sum(dim=0) for name, rows in _of_norm(use, x, d).items()}
     return _pulled_back(use, x, d)
 
 
-def one_by_one(use: Use, x: Tensor, d: Tensor) -> Gradients:
-    """The gradient of each of these rows, `(m, *shape)` each."""
-    if use.function is F.linear:
-        rows, inputs = (t.flatten(1, -2) if t.ndim > 2 else t[:, None] for t in (d, x))
-        return _named(use, lambda: rows.mT @ inputs, lambda: rows.sum(dim=1))
-    if use.function in _UNFOLDED:
-        flat = d.flatten(start_dim=2)
-        return _named(use, lambda: _unfolded(use, x, flat), lambda: flat.sum(dim=2))
-    return torch.func.vmap(lambda row, out: _pulled_back(use, row[None], out[None]))(x, d)
+def one_by_one(use: Use, x: Tensor, d: Tensor, step: int) -> Iterator[Gradients]:
+    """The gradient of each of these rows, `(m, *shape)` each, at most `step` large ones at a time.
+
+    What is yielded may be overwritten, and is overwritten when the next part is made.
+    """
+    weight, bias = use.names_of(1, "weight"), use.names_of(2, "bias")
+    if use.function is F.linear or use.function in _UNFOLDED:
+        tokens = (t.flatten(1, -2) if t.ndim > 2 else t[:, None] for t in (d, x))
+        rows, inputs = tokens if use.function is F.linear else (d.flatten(start_dim=2).mT, None)
+        if weight is not None:
+            parts = _products(rows, inputs, step) if inputs is not None else _of_convolution(use, x, rows, step)
+            yield from ({weight: part} for part in parts)
+        if bias is not None:
+            yield {bias: rows.sum(dim=1)}
+    elif use.function in _NORMS:
+        few = max(1, ACTIVATIONS // max(1, d[0].numel()))
+        yield from (_of_norm(use, rows, outs) for rows, outs in zip(x.split(few), d.split(few), strict=True))
+    else:
+        each = torch.func.vmap(lambda row, out: _pulled_back(use, row[None], out[None]))
+        yield from (each(rows, outs) for rows, outs in zip(x.split(step), d.split(step), strict=True))
 
 
 def is_vector_linear(use: Use, x: Tensor) -> bool:
@@ -96,50 +114,48 @@ def _named(use: Use, weight: Callable[[], Tensor], bias: Callable[[], Tensor]) -
     return {name: compute() for name, compute in places.items() if name is not None}
 
 
+def _product(use: Use, rows: Tensor, inputs: Tensor, slot: Callable[[str], Tensor]) -> Tensor:
+    out = slot(use.names_of(1, "weight") or "")
+    return torch.mm(rows.mT, inputs, out=out) if out.dtype == rows.dtype else rows.mT @ inputs
+
+
+def _of_convolution(use: Use, x: Tensor, d: Tensor, step: int) -> Iterator[Tensor]:
+    stride, padding, dilation, groups = (use.argument(3 + i, *setting) for i, setting in enumerate(_SETTINGS))
+    shape = use.argument(1, "weight", None).shape
+    return weight_gradients(x, d, shape, stride, padding, dilation, groups, step)
+
+
 def _convolution(use: Use, x: Tensor, d: Tensor) -> Tensor:
-    stride, padding, dilation, groups = _geometry(use)
     weight = use.argument(1, "weight", None)
+    stride, padding, dilation, groups = (use.argument(3 + i, *setting) for i, setting in enumerate(_SETTINGS))
     if isinstance(padding, str):
         return _pulled_back(use, x, d)[use.names_of(1, "weight") or ""]
     return _CONVOLUTIONS[use.function](x, weight.shape, d, stride, padding, dilation, groups)
 
 
-def _geometry(use: Use) -> tuple[Any, Any, Any, int]:
-    return (
-        use.argument(3, "stride", 1),
-        use.argument(4, "padding", 0),
-        use.argument(5, "dilation", 1),
-        use.argument(6, "groups", 1),
-    )
+def _products(d: Tensor, a: Tensor, step: int) -> Iterator[Tensor]:
+    """`(m, out, in)` from `(n, t, out)` and `(n, t, in)`, in memory that is used again."""
+    out = d.new_empty(min(step, len(d)), d.shape[2], a.shape[2])
+    for rows, inputs in zip(d.split(step), a.split(step), strict=True):
+        yield torch.bmm(rows.mT, inputs, out=out[: len(rows)])
 
 
-def _unfolded(use: Use, x: Tensor, d: Tensor) -> Tensor:
-    """`(m, *shape)` from the patches that each output pixel sees; `d` is `(m, out, pixels)`."""
-    weight = use.argument(1, "weight", None)
-    stride, padding, dilation, groups = _geometry(use)
-    if isinstance(padding, str):
-        return torch.func.vmap(lambda row, out: _pulled_back(use, row[None], out[None]))(x, _folded(use, x, d))[
-            use.names_of(1, "weight") or ""
-        ]
-    kernel: tuple[int, ...] = tuple(weight.shape[2:])
-    if len(kernel) == 1:
-        x, kernel = x[:, :, None], (1, *kernel)
-        stride, padding, dilation = _flat(stride, 1), _flat(padding, 0), _flat(dilation, 1)
-    patches = F.unfold(x, kernel, dilation, padding, stride)
-    patches = patches.unflatten(1, (groups, -1))
-    products = d.unflatten(1, (groups, -1)) @ patches.mT
-    return products.reshape(len(x), *weight.shape)
+def _of_norm(use: Use, x: Tensor, d: Tensor) -> Gradients:
+    """`(m, *shape)` of scales and shifts: products with the normalised input, summed over positions."""
+    at_weight, at_bias = _NORMS[use.function]
+    args = [x, *(None if place in (at_weight, at_bias) else v for place, v in enumerate(use.args) if place)]
+    normal = use.function(*args, **{key: None if key in ("weight", "bias") else v for key, v in use.kwargs.items()})
 
+    def over_positions(t: Tensor) -> Tensor:
+        if use.function is F.layer_norm:
+            inner = len(use.argument(1, "normalized_shape", ()))
+            t = t.flatten(1, -inner - 1) if t.ndim > inner + 1 else t[:, None]
+            return t.sum(dim=1)
+        return t.flatten(start_dim=2).sum(dim=2) if t.ndim > 2 else t.clone()  # what is returned may be overwritten
 
-def _folded(use: Use, x: Tensor, d: Tensor) -> Tensor:
-    """With padding "same" or "valid" and stride 1, the output pixels as a grid again."""
-    out = use.function(x[:1], *use.args[1:], **use.kwargs)
-    return d.reshape(len(x), *out.shape[1:])
-
-
-def _flat(value: Any, of_height: int) -> tuple[int, int]:
-    """A one-dimensional setting for an image of height one."""
-    return of_height, value if isinstance(value, int) else value[0]
+    shift = {name: over_positions(d) for name in [use.names_of(at_bias, "bias")] if name is not None}
+    scale = {name: over_positions(normal.mul_(d)) for name in [use.names_of(at_weight, "weight")] if name is not None}
+    return shift | scale
 
 
 def _pulled_back(use: Use, x: Tensor, d: Tensor) -> Gradients:
@@ -165,13 +181,11 @@ _CONVOLUTIONS = {
     F.conv2d: conv2d_weight,
     F.conv3d: conv3d_weight,
 }
+_SETTINGS = (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))
+_NORMS = {F.layer_norm: (2, 3), F.group_norm: (2, 3), F.batch_norm: (3, 4), F.instance_norm: (3, 4)}
+"""The places of scale and shift."""
 _UNFOLDED = {F.conv1d, F.conv2d}
 _KNOWN = {
     F.linear, *_CONVOLUTIONS, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.embedding,
     F.layer_norm, F.group_norm, F.batch_norm, F.instance_norm, F.rms_norm, F.prelu,
 }  # fmt: skip
-
-
-def elements(shape: torch.Size) -> int:
-    """Number of components."""
-    return math.prod(shape)

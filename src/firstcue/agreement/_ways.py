@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from firstcue.agreement._sinks import Sinks, Stack
 from firstcue.agreement._tape import Tape
+from firstcue.agreement._uses import Use
 from firstcue.forward import left_as_found, run
 
 Allows = Literal["tape", "rows", "nothing"]
@@ -155,23 +156,39 @@ def _probed(model: nn.Module, x: Tensor, parameters: Mapping[str, Tensor]) -> An
         pull = torch.cos(torch.arange(outputs.numel(), device=outputs.device)).reshape(outputs.shape).to(outputs)
         objectives = [(part * p).sum() for part, p in zip(parts, pull.split(sizes), strict=True)]
         slow = [_backward(value, parameters) for value in objectives]
-        seen = _read_from(tape, (outputs * pull).sum(), parameters, sizes)
-    right = seen and all(_alike(seen[name].values, torch.stack([g[name] for g in slow])) for name in parameters)
+        pairs, singles = _read_from(tape, (outputs * pull).sum(), parameters, sizes)
+    if not pairs:
+        return "rows"
+    right = all(
+        _alike(pairs[name].values, torch.stack([g[name] for g in slow]))
+        and _alike(torch.stack([part.sum(dim=0) for part in singles[name].values.split(sizes)]), pairs[name].values)
+        for name in parameters
+    )
     return tape.signature if right else "rows"
 
 
-def _read_from(tape: Tape, objective: Tensor, parameters: Mapping[str, Tensor], sizes: Sequence[int]) -> dict[str, Any]:
-    """Stacks of gradients by parameter; empty if the tape did not see all."""
-    seen: dict[str, Any] = {}
+def _read_from(
+    tape: Tape, objective: Tensor, parameters: Mapping[str, Tensor], sizes: Sequence[int]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Stacks of gradients by parameter, of environments of these sizes and of single rows; empty if it cannot be done."""
     if not objective.requires_grad or not tape.complete(objective):
-        return seen
-    sinks = Sinks(parameters, sizes, Stack, seen.__setitem__)
+        return {}, {}
+    found: tuple[dict[str, Any], dict[str, Any]] = {}, {}
+    ways = [
+        Sinks(parameters, s, Stack, seen.__setitem__) for s, seen in zip((sizes, [1] * sum(sizes)), found, strict=True)
+    ]
+
+    def receive(use: Use, x: Tensor, d: Tensor) -> None:
+        for sinks in ways:
+            sinks.receive(use, x, d)
+
     try:
-        tape.backward(objective, sinks.receive)
+        tape.backward(objective, receive)
     except RuntimeError:
-        return {}  # activation checkpoints run the forward pass again, unseen
-    sinks.close()
-    return seen
+        return {}, {}  # activation checkpoints run the forward pass again, unseen
+    for sinks in ways:
+        sinks.close()
+    return found
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

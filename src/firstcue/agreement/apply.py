@@ -120,7 +120,7 @@ class Combined:
         if self._streamed is None:
             return Stack(environments, like)
         needs, floor, _ = self._streamed
-        return GradientSums.empty(like, needs, floor)
+        return GradientSums(like, needs, floor)
 
     def done(self, name: str, sink: Sink) -> None:
         """Combine a full sink."""

@@ -4,7 +4,7 @@ For a linear layer that sees one vector per example, an example's gradient is an
 over a batch is one matrix product of signs, sign(d)^T sign(a), and no example's gradient is ever made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -49,8 +49,8 @@ def example_agreement(
         >>> agreement["bias"]
         tensor([1., 1.])
     """
-    sums = example_sums(model, loss, batch, ("signs",), batch_norm=batch_norm, parameters=parameters)
-    return {name: value.agreement for name, value in sums.items()}
+    sums = _sums(model, loss, batch, lambda like: GradientSums(like, ("signs",), total=False), batch_norm, parameters)
+    return {name: sums.pop(name).agreement for name in list(sums)}
 
 
 def example_sums(
@@ -88,17 +88,25 @@ def example_sums(
     unknown = set(needs) - {"signs", "scatter", "nonzero", "logs"}
     if unknown:
         raise ValueError(f'`needs` names "signs", "scatter", "nonzero" and "logs"; got {sorted(unknown)[0]!r}.')
+    return _sums(model, loss, batch, lambda like: GradientSums(like, tuple(needs)), batch_norm, parameters)
+
+
+def _sums(
+    model: nn.Module,
+    loss: Loss,
+    batch: Any,
+    empty: Callable[[Tensor], GradientSums],
+    batch_norm: str,
+    parameters: Sequence[str] | None,
+) -> dict[str, GradientSums]:
     found: dict[str, Any] = {}
 
     def keep(name: str, sink: Any) -> None:
         require_finite_gradients(name, sink)
         found[name] = sink
 
-    def make(count: int, like: Tensor) -> GradientSums:
-        return GradientSums.empty(like, tuple(needs))
-
     inner = unwrap(model)
     rows, wanted = single_rows(batch, inner), wanted_parameters(inner, parameters)
     with as_it_is(inner):
-        collect(inner, loss, rows, wanted, make, keep, batch_norm=batch_norm)
+        collect(inner, loss, rows, wanted, lambda count, like: empty(like), keep, batch_norm=batch_norm)
     return {name: found[name] for name in wanted}

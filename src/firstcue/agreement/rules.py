@@ -183,7 +183,7 @@ def _least_sum(threshold: float, environments: int) -> int:
 def _in_one_go(streamed: Streamed, gradients: Tensor, options: dict[str, Any]) -> Tensor:
     _require_environments(gradients)
     sums = GradientSums.of(gradients, streamed.needs(**options), options.get("floor", FLOOR))
-    if not torch.isfinite(sums.total.sum()):
+    if not torch.isfinite(sums.mean.sum()):
         _require_finite_rows(gradients)
     return streamed.combine(sums, **options).to(gradients.dtype)
 

@@ -3,6 +3,7 @@
 One environment per step, and no gradient but the one at hand: the cheap form for large models. It wraps any optimiser.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -59,6 +60,7 @@ class TemporalAndMask(torch.optim.Optimizer):
         super().__init__([{"params": group["params"]} for group in optimizer.param_groups], {})
         self.optimizer = optimizer
         self.threshold, self.decay, self.bias_correction = threshold, decay, bias_correction
+        self._work: dict[Tensor, tuple[Tensor, Tensor]] = {}
         self._kept: list[Tensor] = []
         self._share()
 
@@ -78,13 +80,17 @@ class TemporalAndMask(torch.optim.Optimizer):
         params = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if not params:
             return loss
-        averages = self._averages(params)
-        before = torch._foreach_add(params, 0)
+        gradients = [p.grad for p in params if p.grad is not None]
+        _require_usable(gradients)
+        memory, self._kept = map(list, zip(*(self._memory(p) for p in params), strict=True))
+        averages = self._averages(params, gradients, memory)
+        self._mask(params, averages)
+        torch._foreach_copy_(memory, params)
         self._step_without_decay()
-        steps = [self._remember(p, average) for p, average in zip(params, averages, strict=True)]
-        self._kept = [average.abs() >= self._least(t) for average, t in zip(averages, steps, strict=True)]
-        for p, old, mask in zip(params, before, self._kept, strict=True):
-            torch.where(mask, p, old, out=p)
+        for p, average, mask, before in zip(params, averages, self._kept, memory, strict=True):
+            torch.lerp(before, p, mask, out=p)  # exact for masks of 0 and 1, and faster than `where`
+            # only now: many optimisers initialise their state when they find none, so ours may not be first
+            self.state[p] |= {AVERAGE: average, STEPS: self.state[p].get(STEPS, 0) + 1}
         self._decay_weights()
         return loss
 
@@ -101,30 +107,31 @@ class TemporalAndMask(torch.optim.Optimizer):
         self._share()
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__.copy()
+        return self.__dict__ | {"_work": {}, "_kept": []}
 
     def _share(self) -> None:
         self.defaults = self.optimizer.defaults
         self.state, self.param_groups = self.optimizer.state, self.optimizer.param_groups
 
-    def _averages(self, params: list[Tensor]) -> list[Tensor]:
-        gradients = [p.grad for p in params if p.grad is not None]
-        _require_usable(gradients)
+    def _memory(self, p: Tensor) -> tuple[Tensor, Tensor]:
+        """Work space of the parameter's shape, and for its mask; taken once, since taking it costs more than its use."""
+        if p not in self._work:
+            self._work[p] = torch.empty_like(p), torch.empty_like(p)
+        return self._work[p]
+
+    def _averages(self, params: list[Tensor], gradients: list[Tensor], memory: list[Tensor]) -> list[Tensor]:
         averages = [self.state[p].get(AVERAGE) for p in params]
         averages = [torch.zeros_like(p) if a is None else a for a, p in zip(averages, params, strict=True)]
-        torch._foreach_lerp_(averages, torch._foreach_sign(gradients), 1 - self.decay)
+        for gradient, signs in zip(gradients, memory, strict=True):
+            torch.sign(gradient, out=signs)
+        torch._foreach_lerp_(averages, memory, 1 - self.decay)
         return averages
 
-    def _remember(self, p: Tensor, average: Tensor) -> int:
-        """After the optimiser's step: many initialise their state when they find none, so ours may not be first."""
-        state = self.state[p]
-        state[AVERAGE] = average
-        state[STEPS] = state.get(STEPS, 0) + 1
-        return state[STEPS]
-
-    def _least(self, steps: int) -> float:
-        correction = 1 - self.decay**steps if self.bias_correction else 1.0
-        return self.threshold * correction - _ROUNDING
+    def _mask(self, params: list[Tensor], averages: list[Tensor]) -> None:
+        for p, average, mask in zip(params, averages, self._kept, strict=True):
+            reached = 1 - self.decay ** (self.state[p].get(STEPS, 0) + 1) if self.bias_correction else 1.0
+            torch.abs(average, out=mask)
+            torch.ge(mask, self.threshold * reached - _ROUNDING, out=mask)
 
     def _step_without_decay(self) -> None:
         decays = [group.get("weight_decay") for group in self.param_groups]
@@ -148,7 +155,7 @@ class TemporalAndMask(torch.optim.Optimizer):
 def _require_usable(gradients: list[Tensor]) -> None:
     if any(g.is_sparse for g in gradients):
         raise ValueError("a gradient is sparse, and its absent components have no sign; use sparse=False.")
-    if bool(torch.isfinite(torch.stack([g.sum() for g in gradients])).all()):
+    if math.isfinite(sum(float(g.sum()) for g in gradients)):
         return
     for number, g in enumerate(gradients):
         if not bool(torch.isfinite(g).all()):
