@@ -213,7 +213,7 @@ def an_eraser_alone(x, z, path):
     (lambda x, z, _: fc.sklearn.OracleLeace().fit(x, z).transform(x, z + 7), "fitted on"),
     (lambda x, z, path: fc.sklearn.Leace.load(path / "none"), "no file"),
     (written_by_another, "not a Qleace"), (an_eraser_alone, "no estimator"),
-], ids=str)  # fmt: skip
+])  # fmt: skip
 def test_a_mistake_is_refused_with_the_way_out(mistake, way_out, tmp_path):
     x, z = labelled(200)
     with pytest.raises(ValueError, match=way_out):

@@ -19,6 +19,8 @@ from firstcue.richness.low_rank import Richness, low_rank_measure
 from firstcue.richness.recipes import lazy_twin
 from firstcue.richness.spectrum import Spectrum, feature_spectrum
 
+REFERENCE = "softmax"
+"""Cross-entropy never trains the mean output, which the raw reference would count as learned."""
 MAX_ROWS = 2000
 BLOCKS = 10
 CHANGED = 0.05
@@ -70,17 +72,17 @@ def measure_richness(
     if fresh is not None and train is not None:
         head = find_head(fresh, held.x[rows])
         begun, first = features_and_outputs(fresh, held.x[rows], batch_size=batch_size, head=head)
-        start = low_rank_measure(begun, first, debias="auto")
+        start = low_rank_measure(begun, first, REFERENCE, debias="auto")
         some = some_rows(len(train), MAX_ROWS, seed)
         fitted = lazy_twin(fresh, train.x[some], train.y[some], batch_size=batch_size).head
         answers = fitted(begun)
-        twin = low_rank_measure(begun, answers, debias="auto")
+        twin = low_rank_measure(begun, answers, REFERENCE, debias="auto")
         accuracy = float((answers.argmax(dim=1) == held.y[rows]).double().mean())
     named = held.attribute is not None
     return Rich(
         layer,
         held.cue if named else None,
-        low_rank_measure(features, outputs, debias="auto", blocks=BLOCKS),
+        low_rank_measure(features, outputs, REFERENCE, debias="auto", blocks=BLOCKS),
         start,
         twin,
         accuracy,
@@ -109,7 +111,7 @@ def _transformed(found: Rich) -> Finding:
         layer=found.layer,
         status="no shortcut found",
         value=r.dlr,
-        unit="D_LR, 0 rich to 1 lazy",
+        unit="D_LR (softmax reference), 0 rich to 1 lazy",
         ci_low=r.ci_low,
         ci_high=r.ci_high,
         n=r.n,
@@ -121,7 +123,7 @@ def _transformed(found: Rich) -> Finding:
             "participation_ratio": r.participation_ratio,
             "rank": r.rank,
             "dlr_centered": r.dlr_centered,
-            "dlr_softmax": r.dlr_softmax,
+            "dlr_raw": r.dlr_raw,
             "debiased": r.debiased or None,
             "dlr_untrained": None if start is None else start.dlr,
             "used_variance_untrained": None if start is None else start.used,
