@@ -35,7 +35,7 @@ HARDER = ["parity 5", "parity 3", 0.9, 4]
 SMALL = [EASY, HARDER, ["parity 5", "parity 3", 0.95, 4], ["parity 5", "parity 3", 0.9, 10]]
 _COMMON = {"rate": 0.1, "batch_size": 64, "width": 128}
 SCALES = {
-    "tiny": Scale(minutes=0.5, settings=_COMMON | {"cells": [EASY], "steps": 6000, "rows": 1500}),
+    "tiny": Scale(minutes=0.5, settings=_COMMON | {"cells": [HARDER], "steps": 16_000, "rows": 1500}),
     "small": Scale(minutes=6, settings=_COMMON | {"cells": SMALL, "steps": 30_000, "rows": 4000}),
     "paper": Scale(minutes=60, settings=_COMMON | {"cells": SMALL, "steps": 100_000, "rows": 10_000, "width": 512}),
 }
@@ -90,7 +90,7 @@ def claims(rows: list[dict[str, Any]]) -> list[Claim]:
             f"{late} of {len(own)} seeds are three times past the core; the head's correlation with the shortcut is at "
             f"most {usage:.2f}. From untrained neurons: {mean(untrained):.2f} in the mean."
         )
-        made += [
+        both = [
             judged(
                 f"Long after the core is learned the shortcut can still be decoded ({where(cell)})",
                 [v - 0.9 for v in values_of(ends, "decoded", **cell)],
@@ -105,7 +105,10 @@ def claims(rows: list[dict[str, Any]]) -> list[Claim]:
                 published=PUBLISHED,
             ),
         ]
-        if mean(untrained) < 0.9:
+        if mean(untrained) >= 0.9:  # any features tell it: there is nothing to forget
+            made += [claim.model_copy(update={"verdict": "inconclusive"}) for claim in both]
+        else:
+            made += both
             made.append(
                 judged(
                     f"Trained neurons tell it better than untrained ones ({where(cell)})",
