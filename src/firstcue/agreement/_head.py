@@ -59,7 +59,7 @@ def head_gradients(model: nn.Module, loss: Loss, x: Tensor, y: Tensor, batch_siz
             for start in range(0, len(x), batch_size):
                 seen.clear()
                 labels = y[start : start + batch_size]
-                losses = row_losses(loss, run(inner, x[start : start + batch_size]), labels.to(head.weight.device))  # type: ignore[union-attr,arg-type]
+                losses = row_losses(loss, run(inner, x[start : start + batch_size]), labels.to(head.weight.device))  # type: ignore[arg-type]
                 features, cut = seen[-1]
                 (delta,) = torch.autograd.grad(losses.sum(), cut)
                 ones = features.new_ones(len(features), int(bias))

@@ -79,7 +79,7 @@ class Landscape:
 
     def normalised(self, direction: Tensor) -> Float[Tensor, " p"]:
         """The direction with every filter (row of a weight) and every other tensor as long as the model's own."""
-        parts = []
+        parts: list[Tensor] = []
         for own, part in zip(self.origin.split(self.sizes), direction.split(self.sizes), strict=True):
             parameter = self.parameters[len(parts)]
             rows = len(parameter) if parameter.ndim > 1 else 1
