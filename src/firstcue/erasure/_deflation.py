@@ -23,6 +23,10 @@ PRECISE = 1e-12
 """Residual of an eigenvector, relative to its eigenvalue, at which it is taken."""
 
 
+PATIENCE = 1000
+"""Times that search spaces grow for one direction; many times what convergence takes, so that rounding cannot hold it up."""
+
+
 class Search:
     """Leading eigenvectors of one matrix, by magnitude of the eigenvalue: the best within a space that grows by residuals.
 
@@ -36,13 +40,24 @@ class Search:
         """No eigenvalue is larger in magnitude: removing directions never enlarges one."""
         self.value = 0.0
         self.residual = float("inf")
-        start = torch.randn(len(matrix), BLOCK, generator=generator, dtype=matrix.dtype).to(matrix.device)
-        self.space = torch.linalg.qr(start).Q
-        self.image = product(matrix, self.space)
+        self._generator = generator
+        self._begin(matrix.new_zeros(len(matrix), 0))
         self.fresh = False
+        self._waiting: list[tuple[Tensor, Tensor]] = []
 
-    def update(self) -> None:
+    def _begin(self, removed: Tensor) -> None:
+        """A random search space outside of `removed`."""
+        shape = (len(self.matrix), min(BLOCK, len(self.matrix) - removed.shape[1]))
+        start = torch.randn(shape, generator=self._generator, dtype=self.matrix.dtype).to(self.matrix.device)
+        self.space = _orthogonal(start, removed)
+        image = product(self.matrix, self.space)
+        self.image = image - product(removed, product(removed.mT, image))
+
+    def update(self, removed: Tensor) -> None:
         """Values, vectors and residuals from the present space."""
+        self._catch_up()
+        if self.space.shape[1] == 0:
+            self._begin(removed)
         values, rotation = torch.linalg.eigh(
             product(self.space.mT, self.image)
         )  # few: numpy would wait for its threads
@@ -84,38 +99,32 @@ class Search:
         image = product(fresh.mT, self.matrix).mT  # a narrow factor is faster first
         image = image - product(removed, product(removed.mT, image))
         self.space, self.image = torch.cat([self.space, fresh], dim=1), torch.cat([self.image, image], dim=1)
-        self.update()
+        self.update(removed)
         return True
 
     def remove(self, v: Tensor, removed: Tensor) -> None:
-        """Take `v` out of the matrix, its norm and the search space; `removed` are the directions taken out before."""
+        """Take `v` out of the matrix and its norm; `removed` are the directions taken out before."""
         b = product(self.matrix, v)
         b = b - removed @ (removed.mT @ b)
         q = float(v @ b)
         self.square += q * q - 2 * float(b @ b)
-        along = self.space.mT @ v
-        length = float(along.norm())
-        if length > 0:
-            self._rotate_out(v, b, along / length, length)
-        self.image = self.image - v[:, None] * (b @ self.space)
+        self._waiting.append((v, b))
         self.fresh = False
 
-    def _rotate_out(self, v: Tensor, b: Tensor, along: Tensor, length: float) -> None:
-        """Turn the basis of the space until one vector alone has a part along `v`, and take that part away."""
-        mirror = along.clone()
-        mirror[0] += 1.0 if float(along[0]) >= 0 else -1.0
-        mirror = mirror / mirror.norm()
-        for name in ("space", "image"):
-            held = getattr(self, name)
-            setattr(self, name, held - 2 * torch.outer(held @ mirror, mirror))
-        part = self.space[:, 0] @ v
-        rest = self.space[:, 0] - part * v
-        size = float(rest.norm())
-        if size < 1e-2:  # little is left of it, and that is rounding
-            self.space, self.image = self.space[:, 1:], self.image[:, 1:]
+    def _catch_up(self) -> None:
+        """Take what was removed since out of the search space: W - V V^T W, made orthonormal again, and its image."""
+        if not self._waiting:
             return
-        self.space[:, 0] = rest / size
-        self.image[:, 0] = (self.image[:, 0] - part * b) / size
+        v, b = (torch.stack(columns, dim=1) for columns in zip(*self._waiting, strict=True))
+        along = product(v.mT, self.space)
+        eye = torch.eye(along.shape[1], dtype=along.dtype, device=along.device)
+        left_of_it, turn = torch.linalg.eigh(eye - product(along.mT, along))
+        kept = left_of_it > 1e-4  # of other vectors little is left, and that is rounding
+        turn = turn[:, kept] / left_of_it[kept].sqrt()
+        image = self.image - product(b, along)
+        self.space = product(self.space - product(v, along), turn)
+        self.image = product(image - product(v, product(v.mT, image)), turn)
+        self._waiting = []
 
     def reduce(self, basis: Tensor) -> None:
         """Rewrite everything in the coordinates of `basis`, which spans what is left."""
@@ -124,19 +133,17 @@ class Search:
         self.square = float(self.matrix.square().sum())
         self.space = torch.linalg.qr(basis.mT @ self.space).Q
         self.image = product(self.matrix, self.space)
-        self.fresh = False
+        self.fresh, self._waiting = False, []
 
 
 def _orthogonal(vectors: Tensor, *bases: Tensor) -> Tensor:
-    """Orthonormal columns that span what `vectors` add to the bases."""
-    vectors = vectors / vectors.norm(dim=0)
-    for _ in range(2):
-        for basis in bases:
-            vectors = vectors - product(basis, product(basis.mT, vectors))
-        vectors, triangle = torch.linalg.qr(vectors)
-        size = triangle.diagonal().abs()
-        vectors = vectors[:, size > 1e-8]
-    return vectors
+    """Orthonormal columns that span what `vectors` add to bases to which they are orthogonal up to rounding."""
+    vectors, triangle = torch.linalg.qr(vectors / vectors.norm(dim=0))
+    vectors = vectors[:, triangle.diagonal().abs() > 1e-6]  # which enlarges what rounding left along the bases
+    for basis in bases:
+        vectors = vectors - product(basis, product(basis.mT, vectors))
+    vectors, triangle = torch.linalg.qr(vectors)
+    return vectors[:, triangle.diagonal().abs() > 0.5]
 
 
 class Deflation:
@@ -201,11 +208,11 @@ def largest(state: Deflation) -> Tensor:
 
     Eigenvalues are refined only as far as it takes to see which matrix has the largest, its vector to the end.
     """
-    while True:
+    for _ in range(PATIENCE):
         search = max(state.searches, key=lambda s: s.upper)
         others = max((s.upper for s in state.searches if s is not search), default=0.0)
         if not search.fresh:
-            search.update()
+            search.update(state.removed)
         if search.residual > ROUGH * search.value and search.grow(state.removed, state.floor):
             continue
         search.settle()
@@ -213,8 +220,11 @@ def largest(state: Deflation) -> Tensor:
             continue
         if search.value - search.error >= others or not search.grow(state.removed, state.floor):
             break
-    while search.residual > max(PRECISE * search.value, state.floor) and search.grow(state.removed, state.floor):
-        pass
+    for _ in range(PATIENCE):
+        if search.residual <= max(PRECISE * search.value, state.floor):
+            break
+        if not search.grow(state.removed, state.floor):
+            break
     return search.vector
 
 

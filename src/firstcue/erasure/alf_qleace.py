@@ -16,6 +16,7 @@ from firstcue.erasure._deflation import Deflation, costs_least, largest
 from firstcue.erasure.affine import AffineEraser
 from firstcue.erasure.leace import leace
 from firstcue.erasure.oracle import oracle_leace
+from firstcue.linalg import EPS
 from firstcue.moments import Moments
 
 SELECTIONS = {"frobenius": largest, "least-squares": costs_least}
@@ -71,7 +72,8 @@ def alf_qleace(
     whole = by_class.pool()
     covariances = _after(first, _covariances(by_class))
     total = _after(first, [whole.covariance])[0]
-    directions = _directions(covariances, total, target, max_rank, selection)
+    rounding = (64 * EPS * by_class.mean.norm(dim=1).max()).square()  # of a covariance that should be zero
+    directions = _directions(covariances, total, target, max_rank, selection, float(rounding))
     kept = float(total.trace() - (directions * (total @ directions)).sum())
     if directions.shape[1] and kept <= ROUNDING * float(whole.covariance.trace()):
         _warn_that_everything_goes(first.rank + directions.shape[1], target)
@@ -124,11 +126,11 @@ def _project(covariance: Tensor, left: Tensor, right: Tensor) -> Tensor:
 
 
 def _directions(
-    covariances: list[Tensor], total: Tensor, target: float, max_rank: int | None, selection: str
+    covariances: list[Tensor], total: Tensor, target: float, max_rank: int | None, selection: str, rounding: float
 ) -> Tensor:
-    """`(d, m)`, orthonormal."""
+    """`(d, m)`, orthonormal; differences no larger than `rounding` are none."""
     centre = torch.stack(covariances).mean(dim=0)
-    noise = ROUNDING * max(float(s.norm()) for s in covariances)
+    noise = max(rounding, ROUNDING * max(float(s.norm()) for s in covariances))
     state = Deflation([s - centre for s in covariances], total)
     limit = max((1 - target) * state.worst, noise)
     most = len(total) if max_rank is None else min(max_rank, len(total))

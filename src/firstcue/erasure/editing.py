@@ -192,7 +192,10 @@ def _root(moments: Moments, order: Tensor, shrinkage: Callable[[Moments], Tensor
     covariance[constant] = 0.0
     covariance[:, constant] = 0.0
     covariance = covariance[order[:, None], order]
-    basis = range_basis(covariance, rows=int(moments.rows))
+    basis, most = range_basis(covariance, rows=int(moments.rows)), int(moments.rows) - 1
+    if shrinkage is None and most < basis.shape[1]:  # what n rows vary in beyond n - 1 directions is rounding
+        values, vectors = torch.linalg.eigh(covariance)
+        return vectors[:, len(values) - most :] * values[len(values) - most :].clamp(min=0).sqrt()
     if basis.shape[1] == len(basis):
         return torch.linalg.cholesky(covariance)
     return basis @ sqrt_psd(basis.mT @ covariance @ basis)
