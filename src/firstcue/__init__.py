@@ -140,8 +140,8 @@ _HOME = {
     "log_spaced": "training.recorder",
     "retrain_last_layer": "training.retrain",
     # many runs
-    "Trial": "sweeps",
-    "sweep": "sweeps",
+    "Trial": "sweeps.trial",
+    "sweep": "sweeps.running",
     # for people
     "Finding": "finding",
     "Report": "finding",
