@@ -22,7 +22,7 @@ class Outcome(Value):
     scale: str
     seeds: int
     minutes: float
-    """CPU minutes of all trials together, those of earlier calls included."""
+    """Minutes of all trials one after the other, on the clock, those of earlier calls included."""
 
     failed: int
     """Trials that ended in an error."""

@@ -67,7 +67,7 @@ def as_text(outcome: Outcome) -> str:
         if claim.note:
             lines.append(f"  {'':<13}  {claim.note}")
     failed = f", {outcome.failed} trials failed" if outcome.failed else ""
-    return "\n".join([*lines, f"  {outcome.minutes:.1f} CPU minutes of trials{failed}"])
+    return "\n".join([*lines, f"  {outcome.minutes:.1f} minutes of trials, one core each{failed}"])
 
 
 def hardware() -> str:
