@@ -48,6 +48,8 @@ def row_losses(loss: Callable[..., Tensor], outputs: Tensor, y: Tensor) -> Tenso
 
 def means(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     """`(e,)` means of parts of `(n,)` that follow each other."""
+    if len(sizes) == len(rows):
+        return rows
     if len(set(sizes)) == 1:
         return rows.unflatten(0, (len(sizes), sizes[0])).mean(dim=1)
     return torch.stack([part.mean() for part in rows.split(list(sizes))])

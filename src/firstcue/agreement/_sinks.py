@@ -57,6 +57,7 @@ class Sinks:
 
     def __init__(self, parameters: Mapping[str, Tensor], sizes: Sequence[int], make: Make, done: Done):
         self._parameters, self._sizes, self._make, self._done = parameters, list(sizes), make, done
+        self._single = max(self._sizes) == 1
         self._open: dict[str, Sink] = {}
         self._left = set(parameters)
         self._memory: dict[str, Tensor] = {}
@@ -65,7 +66,7 @@ class Sinks:
         """What one call of a layer saw in the backward pass: all gradients of its parameters."""
         wide = next(self._parameters[name] for name in use.names.values())
         x, d = (t.to(wide.dtype) if t.is_floating_point() else t for t in (x, d))
-        if max(self._sizes) == 1:
+        if self._single:
             self._row_by_row(use, x, d)
         else:
             for rows, outs in zip(x.split(self._sizes), d.split(self._sizes), strict=True):
