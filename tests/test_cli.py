@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -306,7 +307,9 @@ def test_an_interrupt_ends_with_130(here, capsys, monkeypatch):
 def test_a_signal_to_a_running_command_ends_it_with_130(here, tmp_path):
     (tmp_path / "slow.py").write_text("import time\n\ndef model():\n    open('started', 'w')\n    time.sleep(60)\n")
     command = [sys.executable, "-m", "firstcue", "audit", "slow:model", str(here / "train.npz")]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    # a test run in the background of a shell ignores the signal, and its children inherit that
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
     deadline = time.time() + 60
     while not (tmp_path / "started").exists() and time.time() < deadline:
         time.sleep(0.05)
