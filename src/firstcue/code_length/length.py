@@ -143,7 +143,8 @@ def difference(one: CodeLength, other: CodeLength, form: str = "by_seed") -> Dif
     """How many bits per row `one` is longer than `other`, paired by seed: the same rows in the same order.
 
     Args:
-        one, other: Of the same data, cut in the same way, with seeds in common.
+        one: The code whose surplus is asked for.
+        other: Of the same data, cut in the same way, with seeds in common.
         form: "by_seed" for the prequential code, "reference_by_seed" for the published form, "area_by_seed" for the area.
 
     Raises:

@@ -52,7 +52,11 @@ def reproduce(
             interrupted is continued.
         scale: One of the experiment's scales.
         seeds: Number of seeds; the experiment's own when None.
-        backend, workers, scheduler, retry_failed, progress: As in `sweep`.
+        backend: As in `sweep`, as are the next four.
+        workers: Processes.
+        scheduler: Address of a running dask scheduler.
+        retry_failed: Run failed trials again.
+        progress: Told how many are done.
 
     Raises:
         ValueError: If the experiment has no such scale, its data is not on this machine, or `out` cannot be written.
