@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from firstcue.auditing.decodability import as_interval
 from firstcue.auditing.edited import MAX_ROWS, correct_by_value, sources
 from firstcue.auditing.erased import FOLDS, Erasure, erase_across_folds, erasure_effect
 from firstcue.auditing.splits import some_rows, stratified_folds
@@ -139,7 +140,7 @@ def _finding(
         layer=layer,
         status=status,
         severity=severity,
-        encoded=None if probe is None else _encoded(probe),
+        encoded=None if probe is None else as_interval(probe),
         associated=_associated(m.association),
         relies=headline if subject.own and (m.reliance or m.erasure) else None,
         closed=None
@@ -191,12 +192,6 @@ def _gap_interval(gap: Gap) -> Interval:
         n=gap.n,
         baseline=0.0,
         baseline_kind="equal accuracy in every cell",
-    )
-
-
-def _encoded(p: ProbeResult) -> Interval:
-    return Interval(
-        value=p.accuracy, ci_low=p.ci_low, ci_high=p.ci_high, n=p.n, baseline=p.baseline, baseline_kind=p.baseline_kind
     )
 
 

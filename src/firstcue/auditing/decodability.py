@@ -113,6 +113,13 @@ def _untrained(
     return found
 
 
+def as_interval(p: ProbeResult) -> Interval:
+    """What a probe read, with its interval and what it read of shuffled labels."""
+    return Interval(
+        value=p.accuracy, ci_low=p.ci_low, ci_high=p.ci_high, n=p.n, baseline=p.baseline, baseline_kind=p.baseline_kind
+    )
+
+
 def decodability_finding(layer: str, cue: str, p: ProbeResult, untrained: ProbeResult | None, held: Batch) -> Finding:
     """What one probe read from one layer, as a finding that accuses nobody."""
     what = "the class" if cue == "class" else cue
@@ -123,14 +130,7 @@ def decodability_finding(layer: str, cue: str, p: ProbeResult, untrained: ProbeR
         kind="decodability",
         layer=layer,
         status="no shortcut found",
-        encoded=Interval(
-            value=p.accuracy,
-            ci_low=p.ci_low,
-            ci_high=p.ci_high,
-            n=p.n,
-            baseline=p.baseline,
-            baseline_kind=p.baseline_kind,
-        ),
+        encoded=as_interval(p),
         value=p.accuracy,
         unit="held-out balanced accuracy, a fraction",
         ci_low=p.ci_low,

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from firstcue._checks import encode_labels
 from firstcue._progress import Progress, silent, within
-from firstcue.auditing.decodability import KINDS
+from firstcue.auditing.decodability import KINDS, as_interval
 from firstcue.auditing.splits import stratified_folds
 from firstcue.batch import Batch
 from firstcue.erasure.affine import AffineEraser
 from firstcue.erasure.alf_qleace import alf_qleace
 from firstcue.erasure.leace import leace
-from firstcue.finding import Finding, Interval
+from firstcue.finding import Finding
 from firstcue.moments import Moments
 from firstcue.probes import ProbeResult, held_out_accuracy
 
@@ -258,14 +258,7 @@ def _rung_finding(found: Ladder, layer: str, rung: str, kind: str) -> Finding:
         kind="order of statistics",
         layer=layer,
         status="no shortcut found",
-        encoded=Interval(
-            value=p.accuracy,
-            ci_low=p.ci_low,
-            ci_high=p.ci_high,
-            n=p.n,
-            baseline=p.baseline,
-            baseline_kind=p.baseline_kind,
-        ),
+        encoded=as_interval(p),
         value=p.accuracy,
         unit="held-out balanced accuracy, a fraction",
         ci_low=p.ci_low,
