@@ -236,16 +236,12 @@ def _sentence(found: Ladder, best: Mapping[str, float]) -> str:
         f"the best probe reads it with {best['nothing']:.0%}, with {best['means']:.0%} once means are equal, and with "
         f"{best['covariances']:.0%} once covariances nearly are (chance {found.chance:.0%})"
     )
-    said = {
+    return {
         "not encoded": f"No probe reads {what} above chance: {climbed}.",
         "means": f"Means alone carry {what}: {climbed}.",
         "covariances": f"Means and covariances carry {what}, nothing beyond them: {climbed}.",
         "higher orders": f"Statistics beyond means and covariances carry {what} too: {climbed}.",
     }[found.order]
-    few = found.rows_fitted < 5 * found.directions
-    return said + (
-        " The erasers saw few rows for so many directions, so some of what is left is chance." if few else ""
-    )
 
 
 def _rung_finding(found: Ladder, layer: str, rung: str, kind: str) -> Finding:

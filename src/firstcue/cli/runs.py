@@ -12,7 +12,6 @@ from firstcue.cli.screen import note, progress, show
 from firstcue.cli.settings import Settings
 
 if TYPE_CHECKING:  # pydantic is not loaded for `--help`
-    from firstcue.experiments import Experiment
     from firstcue.sweeps import Store, Trial
     from firstcue.sweeps.plan import Plan
 
@@ -67,8 +66,10 @@ def reproduce(
     with as_wrong_usage("NAME"):
         chosen = find(name)
     writable_folder(out)
+    from firstcue.sweeps import Store
+
     if not resume:
-        _clear(out, chosen)
+        Store(out / "trials").discard({experiment.name for experiment in chosen})
     from firstcue.experiments import reproduce as run
     from firstcue.report.claims import as_text, write_claims
 
@@ -111,17 +112,6 @@ def _list(names: list[str]) -> int:
         minutes = ", ".join(f"{scale} {size.minutes:g} min" for scale, size in experiment.scales.items())
         show(f"{name:<34} {experiment.title} ({minutes})")
     return Outcome.DONE
-
-
-def _clear(out: Path, experiments: "list[Experiment]") -> None:
-    """Forget what was finished of these experiments."""
-    from firstcue.sweeps import Store, Trial
-
-    store, wanted = Store(out / "trials"), {experiment.name for experiment in experiments}
-    for failed in (False, True):
-        for result in list(store.results(failed=failed)):
-            if result.trial["experiment"] in wanted:
-                store.path(Trial(**result.trial).key, failed=failed).unlink(missing_ok=True)
 
 
 def sweep(

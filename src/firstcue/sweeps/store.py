@@ -11,7 +11,7 @@ STORE/index.csv                a list of the above, for people; rebuilt from the
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -115,6 +115,13 @@ class Store:
     def failures(self) -> list[Result]:
         """Trials that ended in an error, with their tracebacks."""
         return list(self.results(failed=True))
+
+    def discard(self, experiments: Collection[str]) -> None:
+        """Forget every result of these experiments, so that they are run again."""
+        for failed in (False, True):
+            for result in self.results(failed=failed):
+                if result.trial["experiment"] in experiments:
+                    self.path(Trial(**result.trial).key, failed=failed).unlink(missing_ok=True)
 
     def begin(self, trial: Trial, sweep: str) -> Path:
         """Mark that an attempt has begun; the mark stays if the process dies."""

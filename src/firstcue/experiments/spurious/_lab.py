@@ -32,6 +32,10 @@ def function_of(name: str) -> BooleanFunction:
 Cell = tuple[str, str, float, int]
 """Core, shortcut, strength and number of noise columns."""
 
+EASY = ["parity 4", "parity 2", 0.9, 4]
+HARDER = ["parity 5", "parity 3", 0.9, 4]
+SMALL = [EASY, HARDER, ["parity 5", "parity 3", 0.95, 4], ["parity 5", "parity 3", 0.9, 10]]
+
 
 def run_of(cell: Sequence[Any], seed: int) -> BooleanRun:
     """The run of one cell of a table.

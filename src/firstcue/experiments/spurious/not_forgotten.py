@@ -8,6 +8,8 @@ from typing import Any
 
 from firstcue.experiments.claims import Claim, Scale, judged
 from firstcue.experiments.spurious._lab import (
+    HARDER,
+    SMALL,
     THRESHOLD,
     cells_of,
     hidden_layer,
@@ -30,9 +32,6 @@ from firstcue.sweeps import Trial
 TITLE = "Shortcuts are not forgotten after the core is fully learned"
 SOURCE = "arXiv 2403.03375"
 VERSION = 1
-EASY = ["parity 4", "parity 2", 0.9, 4]
-HARDER = ["parity 5", "parity 3", 0.9, 4]
-SMALL = [EASY, HARDER, ["parity 5", "parity 3", 0.95, 4], ["parity 5", "parity 3", 0.9, 10]]
 _COMMON = {"rate": 0.1, "batch_size": 64, "width": 128}
 SCALES = {
     "tiny": Scale(minutes=0.5, settings=_COMMON | {"cells": [HARDER], "steps": 16_000, "rows": 1500}),

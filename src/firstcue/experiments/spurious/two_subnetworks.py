@@ -6,6 +6,8 @@ import torch
 
 from firstcue.experiments.claims import Claim, Scale, judged
 from firstcue.experiments.spurious._lab import (
+    EASY,
+    SMALL,
     cells_of,
     hidden_layer,
     independent_rows,
@@ -27,9 +29,6 @@ from firstcue.sweeps import Trial
 TITLE = "Two distinct subnetworks form, one for the core and one for the shortcut"
 SOURCE = "arXiv 2403.03375"
 VERSION = 1
-EASY = ["parity 4", "parity 2", 0.9, 4]
-HARDER = ["parity 5", "parity 3", 0.9, 4]
-SMALL = [EASY, HARDER, ["parity 5", "parity 3", 0.95, 4], ["parity 5", "parity 3", 0.9, 10]]
 _COMMON = {"rate": 0.1, "batch_size": 64, "width": 128}
 SCALES = {
     "tiny": Scale(minutes=0.5, settings=_COMMON | {"cells": [EASY], "steps": 6000, "rows": 1500}),
