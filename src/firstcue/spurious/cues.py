@@ -59,7 +59,7 @@ def patch(num_values: int = 2, *, size: int = 6, corner: Corner = "top left") ->
 
 def _patch(x: Tensor, value: Tensor, levels: Tensor, size: int, corner: Corner) -> Tensor:
     shown = x.clone()
-    _region(shown, size, size, corner).copy_(levels.to(x)[value][:, None, None, None])
+    region(shown, size, size, corner).copy_(levels.to(x)[value][:, None, None, None])
     return shown
 
 
@@ -77,7 +77,7 @@ def _stripes(x: Tensor, value: Tensor, height: int) -> Tensor:
     column = torch.arange(x.shape[-1], device=x.device)
     bright = (column // (value[:, None] + 1)) % 2 == 0
     shown = x.clone()
-    _region(shown, height, x.shape[-1], "top left").copy_(bright[:, None, None, :].to(x.dtype))
+    region(shown, height, x.shape[-1], "top left").copy_(bright[:, None, None, :].to(x.dtype))
     return shown
 
 
@@ -151,7 +151,7 @@ class ImagePool:
         if self.place == "above":
             return torch.cat([images.to(core), core], dim=2)
         shown = core.clone()
-        _region(shown, images.shape[2], images.shape[3], self.place).copy_(images.to(core))
+        region(shown, images.shape[2], images.shape[3], self.place).copy_(images.to(core))
         return shown
 
     def edit(self, x: Tensor, value: int) -> Tensor:
@@ -170,19 +170,19 @@ class ImagePool:
             core = content = x[:, :, height:]
         else:
             core, content = x, x.clone()
-            _region(content, height, width, self.place).zero_()
-        picked = torch.tensor([digest % len(rows) for digest in _digests(content, self.seed)], dtype=torch.int64)
+            region(content, height, width, self.place).zero_()
+        picked = torch.tensor([digest % len(rows) for digest in digests(content, self.seed)], dtype=torch.int64)
         return self.put(core, self.images[rows[picked]])
 
 
-def _digests(x: Tensor, seed: int) -> list[int]:
-    """A number from the content of each row."""
+def digests(x: Tensor, seed: int) -> list[int]:
+    """A number below 2^64 from the content of each row of `x` and the seed."""
     salt = (seed % 2**64).to_bytes(8, "little")
     rows = x.detach().float().cpu().flatten(start_dim=1).contiguous().numpy()
     return [int.from_bytes(blake2b(row, digest_size=8, salt=salt).digest(), "little") for row in rows]
 
 
-def _region(x: Tensor, height: int, width: int, corner: Corner) -> Tensor:
+def region(x: Tensor, height: int, width: int, corner: Corner) -> Tensor:
     """The view of `x` `(n, c, h, w)` in one of its corners."""
     if height > x.shape[2] or width > x.shape[3]:
         raise ValueError(f"the cue takes {height} x {width} pixels, but the images have {x.shape[2]} x {x.shape[3]}.")
