@@ -34,7 +34,7 @@ ORDER = [
     ["sklearn"],
     ["agreement"],
     ["training"],
-    ["richness"],
+    ["richness", "simplicity"],
     ["integrations"],
     ["sweeps"],
     # for people

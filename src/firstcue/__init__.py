@@ -130,6 +130,12 @@ _HOME = {
     "losses_of": "agreement.consistency",
     "quadratic_inconsistency": "agreement.quadratic",
     "determinant_bound": "agreement.quadratic",
+    # how simple an input is, and what a decision needs of it
+    "bits": "simplicity.density",
+    "from_log_prob": "simplicity.adapters",
+    "Uniform": "simplicity.density",
+    "Independent": "simplicity.independent",
+    "Mixture": "simplicity.mixture",
     # how fast something is learned
     "description_length": "code_length.measuring",
     "chunk_sizes": "code_length.sizes",
