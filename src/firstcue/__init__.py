@@ -136,6 +136,11 @@ _HOME = {
     "Uniform": "simplicity.density",
     "Independent": "simplicity.independent",
     "Mixture": "simplicity.mixture",
+    "DCTLaplace": "simplicity.dct",
+    "Codec": "simplicity.codecs",
+    "load_density": "simplicity.loading",
+    "save_density": "simplicity.loading",
+    "density_card": "simplicity.loading",
     # how fast something is learned
     "description_length": "code_length.measuring",
     "chunk_sizes": "code_length.sizes",
