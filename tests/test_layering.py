@@ -40,7 +40,7 @@ ORDER = [
     # for people
     ["data", "finding"],
     ["models"],
-    ["experiments"],
+    ["experiments", "shards"],
     ["auditing"],
     ["report"],
     ["demo", "doctor"],

@@ -131,7 +131,6 @@ def sweep(
     """Run an experiment over many settings; the same command continues after an interruption."""
     from firstcue.experiments import find
     from firstcue.experiments.catalogue import trials_of
-    from firstcue.experiments.running import write_rows
     from firstcue.sweeps import Store
     from firstcue.sweeps import sweep as run
     from firstcue.sweeps.plan import read_plan, trials_of_plan
@@ -158,9 +157,9 @@ def sweep(
             scheduler=scheduler,
             retry_failed=retry_failed,
             time_limit=plan.time_limit,
+            table=out / "rows.csv",
             progress=tell,
         )
-    write_rows(rows, out / "rows.csv")
     show(f"{len(rows)} rows of {len(trials)} trials: {out / 'rows.csv'}")
     return Outcome.DONE
 

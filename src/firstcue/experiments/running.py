@@ -1,7 +1,5 @@
 """Run an experiment at a scale and write down what it found: rows, figures, claims."""
 
-import csv
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ from firstcue._whole import written_whole
 from firstcue.experiments.catalogue import Experiment, trials_of
 from firstcue.experiments.claims import Claim
 from firstcue.sweeps import Store, sweep
+from firstcue.sweeps.table import write_rows
 
 
 class Outcome(Value):
@@ -91,15 +90,6 @@ def reproduce(
     with written_whole(Path(out) / f"{stem}.json") as path:
         path.write_text(outcome.model_dump_json(indent=2), encoding="utf-8")
     return outcome
-
-
-def write_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Rows as CSV; a column for every name that occurs."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    with written_whole(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _write_figures(figures: dict[str, Any], folder: Path, stem: str) -> dict[str, str]:

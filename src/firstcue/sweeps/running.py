@@ -11,18 +11,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from pickle import PicklingError
 from typing import Any
 
-from firstcue._extras import require_extra
 from firstcue._progress import Progress, silent
+from firstcue.sweeps.engines import BACKENDS, Engine, deaths, engine_of
 from firstcue.sweeps.store import Result, Store
+from firstcue.sweeps.table import Table
 from firstcue.sweeps.trial import Trial
 
 Run = Callable[[Trial], Sequence[Mapping[str, Any]] | Mapping[str, Any]]
 """One trial to its rows (or its only row) of plain numbers and text."""
-
-BACKENDS = ("loky", "dask", "ray", "serial")
 
 
 class OverTime(Exception):
@@ -39,6 +37,7 @@ def sweep(
     retry_failed: bool = False,
     time_limit: float | None = None,
     scheduler: str | None = None,
+    table: str | Path | None = None,
     progress: Progress = silent,
 ) -> list[dict[str, Any]]:
     """Run the trials that have no result yet and return the rows of all.
@@ -57,13 +56,15 @@ def sweep(
         time_limit: Seconds a trial may take. Under loky and serial it is stopped by a timer, which cannot interrupt one
             long call into C; under dask and ray it is judged when it ends.
         scheduler: Address of a running dask scheduler.
+        table: A `.csv` or `.parquet` file that is written again as results arrive, in the order of `trials`.
         progress: Told how many are done, how fast, and how long the rest will take.
 
     Returns:
         Rows in the order of `trials`: experiment, seed, settings, and what `run` returned.
 
     Raises:
-        ValueError: For an unknown backend, a store that cannot be written, or a scheduler that does not answer.
+        ValueError: For an unknown backend, a store or table that cannot be written, or a scheduler that does not answer,
+            has no workers, or has workers with other versions.
 
     Example:
         >>> import tempfile
@@ -72,46 +73,84 @@ def sweep(
         >>> [row["y"] for row in rows]
         [4, 9]
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
     kept = store if isinstance(store, Store) else Store(store)
     trials = list(dict.fromkeys(trials))
-    results = _known(trials, kept, retry_failed)
-    missing = [trial for trial in trials if trial.key not in results]
-    if missing:
-        with _engine(backend, workers, scheduler) as engine:
-            for result in _finished(missing, run, kept, engine, time_limit, _Rate(len(trials), len(missing), progress)):
-                results[Trial(**result.trial).key] = result
-    ordered = [results[trial.key] for trial in trials]
+    written = None if table is None else Table(table, trials)
+    results: dict[str, Result] = {}
+    for key, result in results_of(
+        trials,
+        run,
+        kept,
+        backend,
+        workers=workers,
+        retry_failed=retry_failed,
+        time_limit=time_limit,
+        scheduler=scheduler,
+        progress=progress,
+    ):
+        results[key] = result
+        if written is not None:
+            written.add(key, result)
+    ordered = [(trial, results[trial.key]) for trial in trials]
     kept.write_index(ordered)
-    failed = [result for result in ordered if result.error is not None]
+    if written is not None:
+        written.write()
+    _warn_of_failures([result for _, result in ordered], kept)
+    return [row for trial, result in ordered for row in trial.label(result.rows)]
+
+
+def results_of(
+    trials: Sequence[Trial],
+    run: Run,
+    store: Store,
+    backend: str = "loky",
+    *,
+    workers: int | None = None,
+    retry_failed: bool = False,
+    time_limit: float | None = None,
+    scheduler: str | None = None,
+    progress: Progress = silent,
+) -> Iterator[tuple[str, Result]]:
+    """Keys and results as they arrive: first those that the store has, then the others in any order; see `sweep`.
+
+    Args:
+        trials: All different.
+        run: As in `sweep`, as is all that follows.
+        store: Where results are kept.
+        backend: What runs the trials.
+        workers: Processes.
+        retry_failed: Run failed trials again.
+        time_limit: Seconds a trial may take.
+        scheduler: Address of a running dask scheduler.
+        progress: Told how many are done.
+    """
+    if backend not in BACKENDS:
+        raise ValueError(f"there is no backend {backend!r}; choose one of {', '.join(BACKENDS)}.")
+    missing = []
+    for trial in trials:
+        known = store.read(trial) or (None if retry_failed else store.read(trial, failed=True))
+        if known is None:
+            missing.append(trial)
+        else:
+            yield trial.key, known
+    if missing:
+        with engine_of(backend, workers, scheduler) as engine:
+            yield from _finished(missing, run, store, engine, time_limit, _Rate(len(trials), len(missing), progress))
+
+
+def _warn_of_failures(results: Sequence[Result], store: Store) -> None:
+    failed = [result for result in results if result.error is not None]
     if failed:
         warnings.warn(
-            f"{len(failed)} of {len(trials)} trials failed, the first with: {failed[0].error}. Their tracebacks are in "
-            f"{kept.folder / 'failed'}; they are run again with retry_failed=True.",
-            stacklevel=2,
+            f"{len(failed)} of {len(results)} trials failed, the first with: {failed[0].error}. Their tracebacks are in "
+            f"{store.folder / 'failed'}; they are run again with retry_failed=True.",
+            stacklevel=3,
         )
-    return [row for result in ordered for row in result.labelled()]
-
-
-def _known(trials: Sequence[Trial], store: Store, retry_failed: bool) -> dict[str, Result]:
-    found = {}
-    for trial in trials:
-        result = store.read(trial)
-        if result is None and not retry_failed:
-            result = store.read(trial, failed=True)
-        if result is not None:
-            found[trial.key] = result
-    return found
-
-
-Engine = Callable[[Callable[[Trial], Result], Sequence[Trial]], Iterator[Result]]
-"""Maps a function over trials, in any order, as results arrive."""
 
 
 def _finished(
     missing: Sequence[Trial], run: Run, store: Store, engine: Engine, limit: float | None, rate: "_Rate"
-) -> Iterator[Result]:
+) -> Iterator[tuple[str, Result]]:
     """Results as they arrive; after a worker's death the trials in flight are run again one by one to find the culprit."""
     name = f"{os.getpid()}-{secrets.token_hex(4)}"
     waiting = {trial.key: trial for trial in missing}
@@ -124,17 +163,18 @@ def _finished(
             try:
                 # one suspect at a time, so that a death tells whose it was
                 for result in engine(work, suspects[:1] or list(waiting.values())):
-                    waiting.pop(Trial(**result.trial).key, None)
+                    key = Trial(**result.trial).key
+                    waiting.pop(key, None)
                     rate.advance()
-                    yield result
-            except _deaths() as error:
+                    yield key, result
+            except deaths() as error:
                 if suspects:
                     culprit = waiting.pop(suspects[0].key)
                     result = Result(culprit.to_dict(), [], 0.0, f"its worker died twice ({type(error).__name__})")
                     store.write(culprit, result)
                     (store.folder / "started" / f"{culprit.key}.{name}").unlink(missing_ok=True)
                     rate.advance()
-                    yield result
+                    yield culprit.key, result
                 elif not store.begun(name) and (unexplained := unexplained + 1) == 3:
                     raise RuntimeError(
                         "workers die before they begin a trial; look at the memory they have, or use backend='serial'."
@@ -197,85 +237,6 @@ def _one_thread() -> Iterator[None]:
         torch = sys.modules.get("torch")
         if torch and torch.get_num_threads() != before:
             torch.set_num_threads(before)
-
-
-def _deaths() -> tuple[type[BaseException], ...]:
-    """What an engine raises when a worker is gone."""
-    import sys
-
-    from joblib.externals.loky.process_executor import BrokenProcessPool
-
-    distributed = sys.modules.get("distributed")
-    return (BrokenProcessPool, *((distributed.scheduler.KilledWorker,) if distributed else ()))
-
-
-@contextmanager
-def _engine(backend: str, workers: int | None, scheduler: str | None) -> Iterator[Engine]:
-    if scheduler is not None and backend != "dask":
-        raise ValueError(f"a scheduler's address belongs to the dask backend, not to {backend}.")
-    if backend == "serial":
-        from threadpoolctl import threadpool_limits
-
-        with threadpool_limits(1):
-            yield lambda work, trials: map(work, trials)
-    elif backend == "dask":
-        with _dask(workers, scheduler):
-            yield _parallel("dask", workers, "generator_unordered")
-    elif backend == "ray":
-        require_extra("ray", "ray", "the ray backend").util.joblib.register_ray()
-        yield _parallel("ray", workers, "list")
-    else:
-        yield _parallel("loky", workers, "generator_unordered")
-
-
-def _parallel(backend: str, workers: int | None, return_as: str) -> Engine:
-    from joblib import Parallel, cpu_count, delayed, parallel_config
-
-    count = workers or cpu_count()
-    threads = {"inner_max_num_threads": 1} if backend == "loky" else {}
-
-    def engine(work: Callable[[Trial], Result], trials: Sequence[Trial]) -> Iterator[Result]:
-        _require_sendable(work)
-        with parallel_config(backend=backend, n_jobs=count, **threads):
-            yield from Parallel(return_as=return_as, pre_dispatch="4*n_jobs")(delayed(work)(t) for t in trials)
-
-    return engine
-
-
-def _require_sendable(work: Any) -> None:
-    """Refuse at once what a worker could never receive; some engines would wait for ever."""
-    from joblib.externals.loky.backend.reduction import dumps
-
-    try:
-        dumps(work)
-    except (TypeError, AttributeError, PicklingError) as error:
-        raise ValueError(
-            f"`run` cannot be sent to another process ({error}); make it a function of a module that holds no open file, "
-            f"lock or generator, or use backend='serial'."
-        ) from None
-
-
-@contextmanager
-def _dask(workers: int | None, scheduler: str | None) -> Iterator[None]:
-    distributed = require_extra("distributed", "dask", "the dask backend")
-    if scheduler is None:
-        from joblib import cpu_count
-
-        cluster = distributed.LocalCluster(
-            n_workers=workers or cpu_count(), threads_per_worker=1, dashboard_address=None
-        )
-        with cluster, distributed.Client(cluster):
-            yield
-        return
-    try:
-        client = distributed.Client(scheduler, timeout=10)
-    except (OSError, TimeoutError, ValueError) as error:
-        raise ValueError(
-            f"no dask scheduler answers at {scheduler} ({error}); start one with: dask scheduler"
-        ) from None
-    with client:
-        client.get_versions(check=True)
-        yield
 
 
 class _Rate:

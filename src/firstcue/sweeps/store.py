@@ -138,13 +138,12 @@ class Store:
         for path in (self.folder / "started").glob(f"*.{sweep}"):
             path.unlink(missing_ok=True)
 
-    def write_index(self, results: Iterable[Result]) -> None:
-        """Rewrite `index.csv`, the list for people, from results."""
+    def write_index(self, results: Iterable[tuple[Trial, Result]]) -> None:
+        """Rewrite `index.csv`, the list for people, from trials and their results."""
         with (self.folder / "index.csv.tmp").open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["key", "experiment", "seed", "settings", "status", "seconds"])
-            for result in results:
-                trial = Trial(**result.trial)
+            for trial, result in results:
                 status = "finished" if result.error is None else "failed"
                 settings = canonical(dict(trial.settings))
                 writer.writerow([trial.key, trial.experiment, trial.seed, settings, status, round(result.seconds, 3)])
