@@ -141,6 +141,7 @@ _HOME = {
     "load_density": "simplicity.loading",
     "save_density": "simplicity.loading",
     "density_card": "simplicity.loading",
+    "distract": "simplicity.distractors",
     # how fast something is learned
     "description_length": "code_length.measuring",
     "chunk_sizes": "code_length.sizes",
