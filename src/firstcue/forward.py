@@ -14,6 +14,10 @@ from torch.nn.parameter import is_lazy
 from firstcue._checks import as_tensor, require_finite
 
 
+class NotFinite(ValueError):
+    """A loss, a parameter or an output is NaN or infinite: training has diverged."""
+
+
 @contextmanager
 def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
     """Evaluation mode and no gradients inside the block; afterwards the model is what it was, also after an exception.
@@ -219,7 +223,7 @@ def require_finite_outputs(logits: Tensor, start: int = 0) -> None:
     bad = (~torch.isfinite(logits).all(dim=1)).nonzero()[:, 0] + start
     if len(bad):
         rows = ", ".join(str(int(i)) for i in bad[:5])
-        raise ValueError(
+        raise NotFinite(
             f"the model returns NaN or infinite outputs in {len(bad)} of {len(logits)} rows (rows {rows}"
             f"{', ...' if len(bad) > 5 else ''}) although the inputs are finite. Training may have diverged (check the "
             f"weights for NaN), or values overflow in half precision (try model.float())."

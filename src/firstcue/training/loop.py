@@ -14,7 +14,7 @@ from firstcue.agreement._losses import means, row_losses
 from firstcue.agreement.apply import apply_to_losses
 from firstcue.agreement.rules import Rule, mean_gradient
 from firstcue.batch import Batch
-from firstcue.forward import seeded
+from firstcue.forward import NotFinite, seeded
 from firstcue.training.recorder import Step
 
 Loss = Callable[..., Tensor]
@@ -56,8 +56,9 @@ def train(
             Calls that continue a training need different seeds.
 
     Raises:
-        ValueError: If the loss or the trained parameters are not finite (the parameters are those before the step), if
-            `batches` yields nothing or something else, or if a rule is asked for without environments.
+        NotFinite: If the loss (the parameters are then those before the step) or a trained parameter is not finite; it is
+            a ValueError.
+        ValueError: If `batches` yields nothing or something else, or if a rule is asked for without environments.
 
     Example:
         >>> data = Batch(torch.randn(20, 2), torch.arange(20) % 2)
@@ -210,7 +211,7 @@ def _finite(objective: Tensor, number: int, optimizer: torch.optim.Optimizer) ->
         raise ValueError(f"the loss has shape {tuple(objective.shape)}; return its mean over rows, one number.")
     value = float(objective.detach())
     if not math.isfinite(value):
-        raise ValueError(
+        raise NotFinite(
             f"the loss is {value} at step {number} (learning rate {_rates(optimizer)}): lower the learning rate, clip "
             f"gradients, or look for NaN in the inputs. The model keeps the parameters from before this step."
         )
@@ -226,7 +227,7 @@ def _rates(optimizer: torch.optim.Optimizer) -> str:
 def _require_finite_parameters(optimizer: torch.optim.Optimizer, number: int) -> None:
     params = [p for group in optimizer.param_groups for p in group["params"]]
     if not all(bool(torch.isfinite(p).all()) for p in params):
-        raise ValueError(
+        raise NotFinite(
             f"parameters are NaN or infinite after step {number} (learning rate {_rates(optimizer)}): lower the learning "
             f"rate or clip gradients, and train again from a fresh model."
         )
