@@ -9,7 +9,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from firstcue.data import digits, shipped
-from firstcue.data.builtin import DEBIAN_COMMAND, DEBIAN_FOLDER
+from firstcue.data.garments import DEBIAN_COMMAND, DEBIAN_FOLDER
 from firstcue.data.images import SLICE_FOLDER
 
 needs_debian = pytest.mark.skipif(not DEBIAN_FOLDER.is_dir(), reason=f"needs Debian's Fashion-MNIST: {DEBIAN_COMMAND}")

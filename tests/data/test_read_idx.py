@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from firstcue.data import fashion_mnist, read
-from firstcue.data.builtin import DEBIAN_COMMAND, DEBIAN_FOLDER, FASHION_CLASSES
+from firstcue.data.garments import DEBIAN_COMMAND, DEBIAN_FOLDER, FASHION_CLASSES
 from firstcue.data.idx import read_idx_file
 
 
@@ -96,6 +96,6 @@ def test_all_of_fashion_mnist_is_read_by_name_and_by_folder():
 
 
 def test_an_absent_fashion_mnist_prints_the_command(monkeypatch, tmp_path):
-    monkeypatch.setattr("firstcue.data.builtin.DEBIAN_FOLDER", tmp_path / "none")
+    monkeypatch.setattr("firstcue.data.garments.DEBIAN_FOLDER", tmp_path / "none")
     with pytest.raises(ValueError, match="sudo apt-get install dataset-fashion-mnist"):
         fashion_mnist()

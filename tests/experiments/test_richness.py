@@ -165,7 +165,7 @@ def test_richness_moves_as_theory_says():
 
     The gap of the first was 0.19 over these seeds, and 0.21 over five seeds after 1,500 steps.
     """
-    from firstcue.data.builtin import DEBIAN_FOLDER
+    from firstcue.data.garments import DEBIAN_FOLDER
 
     if not DEBIAN_FOLDER.is_dir():
         pytest.skip("Fashion-MNIST is not installed")

@@ -1,66 +1,14 @@
-"""Data sets by name: `builtin:fashion-slice`, `builtin:digits`, `builtin:dominoes/0.95`, `builtin:fashion-mnist`."""
+"""Data sets by name: `builtin:fashion-slice`, `builtin:digits`, `builtin:dominoes/0.95`, `builtin:adult` and others."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from firstcue.batch import Batch
-from firstcue.data.idx import read_idx
+from firstcue.data.composed import PARTS, fashion_dominoes, garment_dominoes
+from firstcue.data.garments import fashion_mnist
 from firstcue.data.images import digits, shipped
-from firstcue.spurious.compose import dominoes
-
-DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
-DEBIAN_COMMAND = "sudo apt-get install dataset-fashion-mnist"
-FASHION_CLASSES = (
-    "t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
-)  # fmt: skip
-PARTS = {"train": slice(0, 3600), "held-out": slice(3600, 4600), "test": slice(4600, 5800)}
-"""Which of the 6,000 shipped garments are the cores of each part of the dominoes: no image is in two parts."""
-
-
-def fashion_mnist(part: str = "train") -> Batch:
-    """All of Fashion-MNIST, when Debian's package is installed.
-
-    Args:
-        part: "train" (60,000 images) or "test" (10,000).
-
-    Raises:
-        ValueError: If it is not installed, or there is no such part.
-
-    Source:
-        Xiao, Rasul and Vollgraf (2017), https://arxiv.org/abs/1708.07747.
-    """
-    if part not in ("train", "test"):
-        raise ValueError(f"Fashion-MNIST has the parts train and test; got {part!r}.")
-    if not DEBIAN_FOLDER.is_dir():
-        raise ValueError(
-            f"Fashion-MNIST is not at {DEBIAN_FOLDER}: {DEBIAN_COMMAND}, or name a folder that holds its IDX files. "
-            f"builtin:fashion-slice needs no installation."
-        )
-    return read_idx(DEBIAN_FOLDER, "train" if part == "train" else "test", classes=FASHION_CLASSES)
-
-
-def garment_dominoes(strength: float, part: str = "train", *, seed: int = 0) -> Batch:
-    """Shipped pullovers and coats under scikit-learn's digits 0 and 1: real images with a shortcut of known strength.
-
-    Args:
-        strength: Fraction of the training rows whose digit goes with the garment.
-        part: "train", or "held-out" or "test", where every group is equally large.
-        seed: Seed of every draw.
-
-    Returns:
-        3,600, 1,000 or 1,200 rows of x `(n, 1, 56, 28)`; the cue is called "top digit".
-
-    Raises:
-        ValueError: If there is no such part, or `strength` is not a fraction.
-
-    Example:
-        >>> garment_dominoes(0.95, "held-out").groups().bincount().tolist()
-        [250, 250, 250, 250]
-    """
-    if part not in PARTS:
-        raise ValueError(f"the dominoes have the parts {', '.join(PARTS)}; got {part!r}.")
-    own_seed = 3 * seed + list(PARTS).index(part)
-    return dominoes(shipped().rows(PARTS[part]), digits((0, 1)), strength if part == "train" else 0.5, seed=own_seed)
+from firstcue.data.mnist import mnist
+from firstcue.data.people import adult, breast_cancer, census
+from firstcue.data.reviews import reviews
 
 
 def read_builtin(name: str) -> Batch:
@@ -79,26 +27,51 @@ def read_builtin(name: str) -> Batch:
         "digits": (_digits, 1),
         "dominoes": (_dominoes, 2),
         "fashion-mnist": (fashion_mnist, 1),
+        "fashion-dominoes": (_fashion_dominoes, 4),
+        "mnist-5k": (_mnist, 1),
+        "breast-cancer": (breast_cancer, 0),
+        "adult": (adult, 0),
+        "census": (census, 0),
+        "reviews": (reviews, 0),
     }
     if head not in makers or len(rest) > makers[head][1]:
         raise ValueError(
             f"there is no built-in data set {name!r}; there are fashion-slice, digits or digits/3,8, dominoes/STRENGTH or "
-            f"dominoes/STRENGTH/PART with PART one of {', '.join(PARTS)}, fashion-mnist or fashion-mnist/test."
+            f"dominoes/STRENGTH/PART with PART one of {', '.join(PARTS)}, fashion-mnist or fashion-mnist/test, fashion-dominoes/"
+            f"STRENGTH/PART/pullover,coat/0,1, mnist-5k or mnist-5k/7,9, breast-cancer, adult, census, reviews."
         )
     return makers[head][0](*rest)
 
 
 def _digits(classes: str = "0,1,2,3,4,5,6,7,8,9") -> Batch:
+    return digits(_whole(classes, "digits/3,8"))
+
+
+def _mnist(classes: str = "0,1,2,3,4,5,6,7,8,9") -> Batch:
+    return mnist(_whole(classes, "mnist-5k/7,9"))
+
+
+def _whole(given: str, example: str) -> list[int]:
     try:
-        wanted = [int(digit) for digit in classes.split(",")]
+        return [int(digit) for digit in given.split(",")]
     except ValueError:
-        raise ValueError(f"digits are named as in builtin:digits/3,8; got {classes!r}.") from None
-    return digits(wanted)
+        raise ValueError(f"digits are named as in builtin:{example}; got {given!r}.") from None
 
 
 def _dominoes(strength: str = "0.95", part: str = "train") -> Batch:
+    return garment_dominoes(_strength(strength), part)
+
+
+def _fashion_dominoes(
+    strength: str = "0.95", part: str = "train", core: str = "pullover,coat", top: str = "0,1"
+) -> Batch:
+    return fashion_dominoes(
+        _strength(strength), part, core.split(","), _whole(top, "fashion-dominoes/0.95/train/coat,dress/0,1")
+    )
+
+
+def _strength(given: str) -> float:
     try:
-        fraction = float(strength)
+        return float(given)
     except ValueError:
-        raise ValueError(f"a strength is a number, as in builtin:dominoes/0.95; got {strength!r}.") from None
-    return garment_dominoes(fraction, part)
+        raise ValueError(f"a strength is a number, as in builtin:dominoes/0.95; got {given!r}.") from None

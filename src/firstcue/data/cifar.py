@@ -64,17 +64,27 @@ def is_cifar_file(path: Path) -> bool:
 
 def _images_and_labels(path: Path) -> tuple[np.ndarray, np.ndarray]:
     content = read_plain_pickle(path)
-    data, labels = _entry(content, "data", path), _entry(content, "labels", path)
+    data = pixels(content, path)
+    return data, label_list(content, "labels", len(data), path)
+
+
+def pixels(content: Any, path: Path) -> np.ndarray:
+    """`(n, 3, 32, 32)` uint8 of an unpickled part."""
+    data = _entry(content, "data", path)
     if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3 * SIDE * SIDE:
         found = f"{data.dtype} {data.shape}" if isinstance(data, np.ndarray) else type(data).__name__
         raise ValueError(f"{path}: 'data' is {found}; uint8 rows of {3 * SIDE * SIDE} pixel values are needed.")
+    return data.reshape(-1, 3, SIDE, SIDE)
+
+
+def label_list(content: Any, key: str, rows: int, path: Path) -> np.ndarray:
+    """`(n,)` int64 of an unpickled part."""
+    labels = _entry(content, key, path)
     # numpy would unfold a list of shared lists without end, so its entries are looked at first
-    if not isinstance(labels, list) or len(labels) != len(data) or not all(type(label) is int for label in labels):
+    if not isinstance(labels, list) or len(labels) != rows or not all(type(label) is int for label in labels):
         found = f"{len(labels)} entries" if isinstance(labels, list) else type(labels).__name__
-        raise ValueError(
-            f"{path} has {len(data)} images, but 'labels' has {found}; a list of one integer each is needed."
-        )
-    return data.reshape(-1, 3, SIDE, SIDE), np.asarray(labels, dtype=np.int64)
+        raise ValueError(f"{path} has {rows} images, but {key!r} has {found}; a list of one integer each is needed.")
+    return np.asarray(labels, dtype=np.int64)
 
 
 def _entry(content: Any, key: str, path: Path) -> Any:

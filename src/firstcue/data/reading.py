@@ -3,20 +3,24 @@
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
 from firstcue._importing import SPEC, call
 from firstcue.batch import Batch, as_batch
 from firstcue.data.arrays import as_inputs, named, read_npy, read_npy_pair, read_npz
 from firstcue.data.builtin import read_builtin
 from firstcue.data.cifar import is_cifar_file, is_cifar_folder, read_cifar, read_cifar_files
+from firstcue.data.cifar100 import is_cifar100_folder, read_cifar100
 from firstcue.data.files import existing
 from firstcue.data.folders import read_image_folder
 from firstcue.data.idx import is_idx_folder, labels_beside, read_idx, read_idx_pair
+from firstcue.data.metadata import is_metadata_folder, read_metadata_folder
 from firstcue.data.tables import read_csv, read_parquet
 
 FORMS = (
     ".npz, X.npy,Y.npy, .csv, .parquet, a folder of images with labels.csv or one subfolder per class, a folder of IDX "
-    "files, cifar-10-batches-py, module:loader, builtin:NAME"
+    "files, a folder with metadata.csv (FOLDER?split=val&size=64), cifar-10-batches-py, cifar-100-python, module:loader, "
+    "builtin:NAME"
 )
 
 
@@ -24,8 +28,8 @@ def read(source: str | Path, *, y: Any = None, label: str | None = None, attribu
     """A batch from a file, a folder, the user's own loader, or a built-in data set.
 
     Images of 8 bits become float32 in [0, 1]; arrays of two axes keep their dtype; features of tables become float32.
-    Of CIFAR-10 and IDX folders the training part is read; name a file inside (`test_batch`, `t10k-images-idx3-ubyte`) for
-    another. A built-in composed data set keeps its editor; one read from a file has none.
+    Of CIFAR and IDX folders the training part is read; name a file inside (`test_batch`, `t10k-images-idx3-ubyte`) for
+    another. A folder with `metadata.csv` takes its part and size after a question mark: `waterbirds?split=val&size=64`. A built-in composed data set keeps its editor; one read from a file has none.
 
     Args:
         source: `.npz` (keys x, y, every other 1-D array of that length a column), `X.npy,Y.npy`, `.csv` or `.parquet`, folder,
@@ -49,13 +53,36 @@ def read(source: str | Path, *, y: Any = None, label: str | None = None, attribu
         return as_batch(call(name, "loader"), name=f"what {name} returned")
     if "," in name and not Path(name).exists() and name.count(",") == 1:
         return read_npy_pair(*(part.strip() for part in name.split(",")))
+    name, options = _with_options(name)
     path = existing(name)
-    return _read_folder(path, label) if path.is_dir() else _read_file(path, y, label, attributes)
+    return _read_folder(path, label, options) if path.is_dir() else _read_file(path, y, label, attributes)
 
 
-def _read_folder(path: Path, label: str | None) -> Batch:
+def _with_options(name: str) -> tuple[str, dict[str, str]]:
+    """A folder's name and what follows a question mark, as in `waterbirds?split=val&size=64`."""
+    folder, mark, rest = name.partition("?")
+    if not mark or Path(name).exists() or not Path(folder).is_dir():
+        return name, {}
+    options = dict(parse_qsl(rest, keep_blank_values=True))
+    unknown = sorted(set(options) - {"split", "size", "label"})
+    if unknown or not options.get("size", "1").isdigit():
+        raise ValueError(
+            f"{name}: after the question mark stand split=train|val|test|all, size=PIXELS and label=COLUMN, joined by &."
+        )
+    return folder, options
+
+
+def _read_folder(path: Path, label: str | None, options: dict[str, str]) -> Batch:
+    if is_metadata_folder(path):
+        size = int(options["size"]) if "size" in options else None
+        part = options.get("split", "train")
+        return read_metadata_folder(path, split=part, label=options.get("label", label), size=size)
+    if options:
+        raise ValueError(f"{path} has no metadata.csv, so it knows no parts or sizes: leave out what follows the '?'.")
     if is_cifar_folder(path):
         return read_cifar(path)
+    if is_cifar100_folder(path):
+        return read_cifar100(path)
     if is_idx_folder(path):
         return read_idx(path)
     return read_image_folder(path, label=label)
@@ -75,6 +102,8 @@ def _read_file(path: Path, y: Any, label: str | None, attributes: Sequence[str])
         return read_idx_pair(path, labels_beside(path))
     if is_cifar_file(path):
         return read_cifar_files([path])
+    if path.name in ("train", "test") and is_cifar100_folder(path.parent):
+        return read_cifar100(path.parent, "train" if path.name == "train" else "test")
     if suffix in (".pkl", ".pickle", ".pt", ".pth", ".joblib"):
         raise ValueError(
             f"{path} is a pickle by its name, which can run any code when it is loaded: refused. Load it yourself if you "
