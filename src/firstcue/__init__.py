@@ -77,6 +77,10 @@ _HOME = {
     # which group is served worst, and through which cue
     "dominoes": "spurious.compose",
     "overlay": "spurious.compose",
+    "confounded": "spurious.resampling",
+    "column_attribute": "spurious.resampling",
+    "insert_tokens": "spurious.tokens",
+    "embedded_with_tokens": "spurious.tokens",
     "group_metrics": "spurious.metrics",
     "decode": "spurious.decode",
     "association": "spurious.reliance",
@@ -142,6 +146,9 @@ _HOME = {
     "save_density": "simplicity.loading",
     "density_card": "simplicity.loading",
     "distract": "simplicity.distractors",
+    "GaussianVectors": "simplicity.vectors",
+    "inspect_bits": "simplicity.inspecting",
+    "bits_saved_map": "simplicity.saved",
     # how fast something is learned
     "description_length": "code_length.measuring",
     "chunk_sizes": "code_length.sizes",
