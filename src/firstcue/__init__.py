@@ -86,6 +86,10 @@ _HOME = {
     "association": "spurious.reliance",
     "accuracy_gap": "spurious.reliance",
     "edit_reliance": "spurious.reliance",
+    "discover": "auditing.discovering",
+    "slice_line": "spurious.slice_line",
+    "domino_slices": "spurious.slices",
+    "spotlight": "spurious.slices",
     # what is learned first, where everything is known: signs with a shortcut
     "parity": "spurious.functions",
     "staircase": "spurious.functions",

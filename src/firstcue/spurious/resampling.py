@@ -32,8 +32,8 @@ def confounded(
     Example:
         >>> from firstcue.data import read
         >>> rows = column_attribute(read("builtin:breast-cancer"), 1)
-        >>> confounded(rows, 0.9, n=200).groups().bincount().tolist()
-        [90, 10, 10, 90]
+        >>> confounded(rows, 0.9, n=200, goes_with=(1, 0)).groups().bincount().tolist()
+        [10, 90, 90, 10]
     """
     require_strength(strength)
     if batch.attribute is None:
