@@ -17,6 +17,9 @@ SMALLEST_TOLERANCE = 0.1
 STUCK = 0.02
 """Mean gate below which hardly anything is simplified."""
 
+ENOUGH = 10
+"""Steps from which a stuck gate can be told from one that has yet to open."""
+
 
 def solved_gate(losses: Float[Tensor, " n"], tau: int | float) -> Float[Tensor, " n"]:
     """1 for an image whose loss is 0, falling to 0 at a loss of `tau`; a constant to gradients.
@@ -57,30 +60,36 @@ class Pressure:
 
     Args:
         lam: Weight of the mean bits per pixel.
-        target: Wanted mean bits per pixel; the weight then rises while images are dearer and falls while they are
-            cheaper (dual ascent on its logarithm).
+        target: Wanted mean bits per pixel; the logarithm of the weight then answers to how far images are from it, and
+            to the sum of that over the steps (dual ascent), each change within `widest`.
         ramp: Steps over which the weight rises from 0.
-        speed: Of the adaptation.
+        speed: Of the dual ascent.
+        damping: Of the answer to the present distance, which keeps the ascent from overshooting.
+        widest: Largest factor by which the weight departs from `lam`.
     """
 
     lam: float
     target: float | None = None
     ramp: int = 0
-    speed: float = 0.05
+    speed: float = 0.03
+    damping: float = 5.0
     widest: float = 1e3
 
     def __post_init__(self) -> None:
-        self._factor = 1.0
+        self._sum = self._recent = 0.0
 
     def at(self, step: int) -> float:
         """Weight in a step counted from 0."""
-        return self.lam * self._factor * min(1.0, (step + 1) / (self.ramp + 1))
+        limit = math.log(self.widest)
+        factor = math.exp(max(-limit, min(limit, self._sum + self.damping * self._recent)))
+        return self.lam * factor * min(1.0, (step + 1) / (self.ramp + 1))
 
     def heard(self, bits_per_pixel: float) -> None:
         """Adapt to the mean bits of a batch."""
         if self.target is not None and math.isfinite(bits_per_pixel):
-            change = max(-1.0, min(1.0, bits_per_pixel / self.target - 1))
-            self._factor = min(self.widest, max(1 / self.widest, self._factor * math.exp(self.speed * change)))
+            excess = max(-1.0, min(1.0, bits_per_pixel / self.target - 1))
+            self._recent = 0.8 * self._recent + 0.2 * excess
+            self._sum += self.speed * excess
 
 
 @dataclass
@@ -95,7 +104,7 @@ class PercentileClip:
         1.0
     """
 
-    percentile: float = 80.0
+    percentile: int | float = 80
     window: int = 400
     _norms: deque[float] = field(default_factory=deque)
 
@@ -115,8 +124,8 @@ def warnings_of(history: Sequence[Mapping[str, Any]], strategy: str) -> tuple[st
     if not rows:
         return ()
     told = []
-    late = [row["gate"] for row in rows[len(rows) // 2 :] if row["gate"] is not None]
-    if strategy != "reconstruction" and late and sum(late) / len(late) < STUCK:
+    late = [row["gate"] for row in rows[len(rows) // 2 :] if row["lam"] > 0]
+    if strategy != "reconstruction" and len(late) >= ENOUGH and sum(late) / len(late) < STUCK:
         remedy = {
             "lookahead": "train the classifier longer first (raise `warmup`), or raise `tau`",
             "act_grad": "train the classifier longer first (raise `warmup`), raise `d_max`, or lower `lam`",

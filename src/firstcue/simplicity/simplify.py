@@ -4,7 +4,7 @@ import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -124,9 +124,9 @@ class Simplifier:
         density: Density | None,
         batches: Any,
         *,
-        strategy: Literal["lookahead", "act_grad", "reconstruction"] = "lookahead",
+        strategy: str = "lookahead",
         lam: int | float = 1.0,
-        tau: int | float | Literal["auto"] = "auto",
+        tau: int | float | str = "auto",
         d_max: int | float = 0.2,
         bits_target: int | float | None = None,
         warmup: int = 200,
@@ -158,7 +158,7 @@ class Simplifier:
             density: Says how many bits an image takes. Not asked while `lam` is 0.
             batches: A `Batch`, a pair `(x, y)`, or an iterable of those that can be read again and again (a DataLoader).
                 With `frozen`, images alone are enough: what counts is the class that the classifier predicts.
-            strategy: What an image has to keep.
+            strategy: What an image has to keep: "lookahead", "act_grad" or "reconstruction".
             lam: Weight of the bits per pixel. 0.5 is safe, 2 is fast and takes contrast with it.
             tau: "lookahead": the loss at which an image is out of reach of the bits term; "auto" takes the median loss
                 when bits are switched on, at least 0.1.
