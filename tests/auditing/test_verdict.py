@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firstcue.auditing.erased import Erasure
-from firstcue.auditing.verdict import Evidence, holm, judge, overall_verdict
+from firstcue.auditing.verdict import Evidence, judge, overall_verdict
 from firstcue.finding import Finding
 from firstcue.spurious.metrics import Rate
 from firstcue.spurious.reliance import Gap, Reliance

@@ -9,10 +9,11 @@ from firstcue.auditing.edited import MAX_ROWS, correct_by_value, sources
 from firstcue.auditing.erased import FOLDS, Erasure, erase_across_folds, erasure_effect
 from firstcue.auditing.splits import some_rows, stratified_folds
 from firstcue.auditing.subject import Subject
-from firstcue.auditing.verdict import Evidence, holm, judge
+from firstcue.auditing.verdict import Evidence, judge
 from firstcue.batch import Batch
 from firstcue.finding import Finding, Interval
 from firstcue.probes import ProbeResult
+from firstcue.spurious.intervals import holm
 from firstcue.spurious.reliance import Association, Gap, Reliance, accuracy_gap, association, edit_reliance
 
 SOURCE = "Verdict by intervention; LEACE (Belrose et al. 2023, arXiv 2306.03819) with group-balanced moments"

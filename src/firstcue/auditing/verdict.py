@@ -174,21 +174,6 @@ def _by_erasure(e: Evidence, gap: Gap, erasure: Erasure, size: str) -> Judgement
     )
 
 
-def holm(p_values: list[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given.
-
-    Example:
-        >>> holm([0.01, 0.04, 0.03])
-        [0.03, 0.06, 0.06]
-    """
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
-
-
 def overall_verdict(findings: list[Finding] | tuple[Finding, ...]) -> Verdict:
     """The report's verdict; cues that were only inferred never decide it."""
     given = [f.status for f in findings if f.status != "inferred"]

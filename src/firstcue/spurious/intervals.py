@@ -90,3 +90,18 @@ def bootstrap_minimum(right: np.ndarray, rows: np.ndarray, draws: int = 2000) ->
     worst = (right / rows).min()
     low, high = np.quantile((drawn / rows).min(axis=1), [0.025, 0.975])
     return max(0.0, float(2 * worst - high)), min(1.0, float(2 * worst - low))
+
+
+def holm(p_values: list[float]) -> list[float]:
+    """Holm's adjusted p-values, in the order given.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted

@@ -1,0 +1,242 @@
+"""From what goes with the class to candidates for a cue: each named once, with all that only follows it set aside.
+
+A patch in a corner moves the brightness of the corner, of the half around it and of the whole picture. The property that
+tells the class best is taken, what varies with it *within* a class is taken out of all others, and they are scanned again.
+Within a class, because cue and core go with the class both, and would otherwise explain each other away.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from firstcue.spurious.image_properties import Cell, carried, carry_mask, mask_of, place_name
+from firstcue.spurious.intervals import holm
+from firstcue.spurious.properties import Property
+from firstcue.spurious.scan import Scanned, folds_of, property_scan, scanned
+
+LEVEL = 0.01
+"""Adjusted p-value that a candidate needs."""
+
+FLOOR = 0.1
+"""Strength that a candidate needs: share of the way from chance to certainty on held-out rows."""
+
+EQUAL = 0.99
+"""Strength from which a property is taken to be the label under another name."""
+
+TOGETHER = 0.15
+"""Correlation within classes from which a neighbouring part of the image belongs to the same cue."""
+
+SAME = 0.6
+"""Correlation within classes from which two properties say the same of the rows."""
+
+MOST = 5
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A property that tells the class, and what else told the class only by way of it."""
+
+    property: Property
+    scanned: Scanned
+    follows: tuple[str, ...] = ()
+
+
+def choose(
+    properties: Sequence[Property],
+    y: np.ndarray,
+    *,
+    shape: tuple[int, int] | None = None,
+    most: int = MOST,
+    level: float = LEVEL,
+    floor: float = FLOOR,
+    seed: int = 0,
+) -> tuple[tuple[Chosen, ...], tuple[Scanned, ...]]:
+    """Candidates, the strongest first, and the scan of every property as it stands.
+
+    Args:
+        properties: From `properties_of`.
+        y: `(n,)` class ids.
+        shape: Height and width of the images, to grow a cell into the region that varies with it.
+        most: Candidates at the most.
+        level: Adjusted p-value that a candidate needs, and
+        floor: strength that it needs.
+        seed: Of the folds.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> y = np.arange(600) % 2
+        >>> light = y + 0.3 * rng.normal(size=600)
+        >>> seen = [Property("light", light), Property("light of a part", light + 0.1 * rng.normal(size=600))]
+        >>> [(c.property.name, c.follows) for c in choose(seen, y)[0]]
+        [('light', ('light of a part',))]
+    """
+    y = np.asarray(y, dtype=np.int64)
+    scan = property_scan(properties, y, seed=seed)
+    fold = folds_of(y, seed)
+    current = list(scan)
+    left = {i for i, s in enumerate(scan) if _passes(s, level, floor)}
+    values = [p.values for p in properties]
+    found: list[Chosen] = []
+    while left and len(found) < most:
+        i = _simplest(current, left, len(y))
+        grown = _grown(properties, i, scan[i], y, shape)
+        left.discard(i)
+        same = {
+            j
+            for j in left
+            if _inside(properties[j].cell, grown.cell)
+            or _says_the_same(properties[i], scan[i], properties[j], scan[j], y)
+        }
+        left -= same
+        after = {j: _without(values[j], properties[j], i, properties, scan[i], y) for j in left}
+        values = [after.get(j, v) for j, v in enumerate(values)]
+        current, still = _again(properties, values, current, left, y, fold, level, floor)
+        follows = tuple(properties[j].name for j in sorted(same | (left - still)))
+        found.append(Chosen(grown, scan[i], follows))
+        left = still
+    return tuple(found), scan
+
+
+def _passes(s: Scanned, level: float, floor: float) -> bool:
+    return s.p_adjusted < level and s.strength >= floor
+
+
+def _simplest(scan: Sequence[Scanned], left: set[int], n: int) -> int:
+    """The best one, or the first in order of simplicity that is as good within its error."""
+    best = max(scan[j].balanced_accuracy for j in left)
+    slack = 1.5 * (best * (1 - best) / n) ** 0.5
+    return min(j for j in left if scan[j].balanced_accuracy >= best - slack)
+
+
+def _again(
+    properties: Sequence[Property],
+    values: list[np.ndarray],
+    current: list[Scanned],
+    left: set[int],
+    y: np.ndarray,
+    fold: np.ndarray,
+    level: float,
+    floor: float,
+) -> tuple[list[Scanned], set[int]]:
+    """Scan what is left of the others; p-values stay corrected for all properties looked at."""
+    now, order = list(current), sorted(left)
+    raw = {j: scanned(values[j], properties[j].levels, y, fold) for j in order}
+    p_values = [raw[j].p_value if j in raw else 1.0 for j in range(len(now))]
+    adjusted = holm(p_values)
+    for j in order:
+        r = raw[j]
+        now[j] = Scanned(properties[j].name, r.accuracy, r.score, r.bits, r.p_value, adjusted[j], r.rule)
+    return now, {j for j in order if _passes(now[j], level, floor)}
+
+
+def _without(
+    values: np.ndarray, target: Property, i: int, properties: Sequence[Property], s: Scanned, y: np.ndarray
+) -> np.ndarray:
+    """The property with what follows property `i` within classes taken out; of categories, nothing or everything."""
+    cue = properties[i]
+    said = s.rule(cue.values)
+    regressors = [(said == k).astype(np.float64) for k in range(int(y.max()) + 1)]
+    if not cue.levels:
+        regressors.append(cue.values)
+    design = _within(np.stack(regressors, axis=1), y)
+    if target.levels:
+        dummies = np.stack([values == v for v in np.unique(values)], axis=1).astype(np.float64)
+        own = _within(dummies, y)
+        return np.zeros_like(values) if _explained(design, own) > 0.5 else values
+    own = _within(values[:, None], y)
+    slope = np.linalg.lstsq(design, own, rcond=None)[0]
+    return np.asarray(values - (np.stack(regressors, axis=1) @ slope)[:, 0])
+
+
+def _says_the_same(a: Property, of_a: Scanned, b: Property, of_b: Scanned, y: np.ndarray) -> bool:
+    """Whether both put the same rows on the side of another class than their own."""
+    k = int(y.max()) + 1
+    first, second = (_within(np.eye(k)[s.rule(p.values)], y) for p, s in ((a, of_a), (b, of_b)))
+    size = np.sqrt((first**2).sum() * (second**2).sum())
+    return bool(size > 0 and (first * second).sum() > SAME * size)
+
+
+def _within(columns: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Columns with the mean of their class taken out."""
+    out = columns.astype(np.float64).copy()
+    for k in np.unique(y):
+        out[y == k] -= out[y == k].mean(axis=0)
+    return out
+
+
+def _explained(design: np.ndarray, own: np.ndarray) -> float:
+    """Share of the variance of `own` that `design` explains."""
+    total = float((own**2).sum())
+    if total == 0:
+        return 1.0
+    rest = own - design @ np.linalg.lstsq(design, own, rcond=None)[0]
+    return 1 - float((rest**2).sum()) / total
+
+
+def _grown(
+    properties: Sequence[Property], i: int, s: Scanned, y: np.ndarray, shape: tuple[int, int] | None
+) -> Property:
+    """A cell together with its neighbours that vary with it within classes, as one region that is carried whole."""
+    seed = properties[i]
+    if seed.cell is None or shape is None:
+        return seed
+    said = s.rule(seed.values)
+    k = int(y.max()) + 1
+    told = _within(np.stack([said == c for c in range(k)], axis=1), y)
+    varying: set[Cell] = {seed.cell}
+    for p in properties:
+        if p.cell is not None and p.cell not in varying:
+            own = _within(p.values[:, None], y)[:, 0]
+            size = np.sqrt((own**2).sum() * (told**2).sum(axis=0))
+            if (np.abs(own @ told) > max(TOGETHER, 4 / len(y) ** 0.5) * np.maximum(size, 1e-12)).any():
+                varying.add(p.cell)
+    region = _connected(seed.cell, varying)
+    if len(region) == 1:
+        return seed
+    box = (min(c[0] for c in region), max(c[1] for c in region), min(c[2] for c in region), max(c[3] for c in region))
+    if _area(box) > shape[0] * shape[1] / 2:
+        return _whole_picture(seed, properties)
+    what = seed.name.split(" of ")[0]
+    return replace(
+        seed,
+        name=f"{what} of {place_name(box, *shape)}",
+        carry=partial(carried, carry=carry_mask(mask_of([box], *shape))),
+        cell=box,
+    )
+
+
+def _whole_picture(seed: Property, properties: Sequence[Property]) -> Property:
+    """What varies over most of the picture is the picture's: pasting it would paste the core too."""
+    what = seed.name.split(" of ")[0]
+    whole = next((p for p in properties if p.name == what), None)
+    return replace(seed, name=f"{what} of the picture", carry=whole.carry if whole else None, cell=None)
+
+
+def _area(cell: Cell) -> int:
+    return (cell[1] - cell[0]) * (cell[3] - cell[2])
+
+
+def _inside(cell: Cell | None, region: Cell | None) -> bool:
+    if cell is None or region is None:
+        return False
+    return cell[0] >= region[0] and cell[1] <= region[1] and cell[2] >= region[2] and cell[3] <= region[3]
+
+
+def _connected(seed: Cell, cells: set[Cell]) -> list[Cell]:
+    """Cells that can be reached from the seed through sides in common."""
+    reached, waiting = {seed}, [seed]
+    while waiting:
+        a = waiting.pop()
+        for b in cells - reached:
+            if _touch(a, b):
+                reached.add(b)
+                waiting.append(b)
+    return sorted(reached)
+
+
+def _touch(a: Cell, b: Cell) -> bool:
+    rows = min(a[1], b[1]) - max(a[0], b[0])
+    columns = min(a[3], b[3]) - max(a[2], b[2])
+    return (rows > 0 and columns == 0) or (columns > 0 and rows == 0)
