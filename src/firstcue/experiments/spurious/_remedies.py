@@ -1,33 +1,45 @@
-"""Remedies as two tables that grow: ways to train, and what is made of what was trained.
+"""What the comparisons of remedies share: every training at its own rates, and every head that is made of plain training."""
 
-Every training is run at several rates; which rate and which epoch is kept is decided on held-out rows, by the worst group
-or, without group labels, by the worst class.
-"""
-
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from firstcue.batch import Batch, balanced_rows
-from firstcue.forward import predict
-from firstcue.training.loop import Weighting, minibatches, train
-from firstcue.training.retrain import retrain_last_layer
-from firstcue.training.weighting import group_dro
+from firstcue.batch import Batch
+from firstcue.experiments.claims import Claim, judged
+from firstcue.experiments.spurious._lab import mean, values_of
+from firstcue.forward import NotFinite, predict
+from firstcue.heads import features_and_outputs, find_head
+from firstcue.replacing import with_head
+from firstcue.spurious.metrics import group_metrics
+from firstcue.training.choosing import Kept, Selection
+from firstcue.training.remedies import HELD_OUT_GROUPS, TRAININGS, TrainingRemedy, find
+from firstcue.training.searching import finish, search
 
-Score = Callable[[Tensor, Batch], float]
-"""From predicted classes and held-out rows: the larger the better."""
+CONTROL = "control: shortcut removed"
+SELECTIONS: tuple[Selection, ...] = ("worst group", "worst class")
+"""What chooses the rate and the epoch: the second needs no group labels."""
+
+_ERASE = TrainingRemedy("erase", find("erm").recipe, (HELD_OUT_GROUPS,))
+HEADS: tuple[TrainingRemedy, ...] = (*(r for r in TRAININGS.values() if r.head), _ERASE)
+"""What is made of plain training afterwards."""
+
+KEYS = (*(name for name, remedy in TRAININGS.items() if not remedy.head), CONTROL)
+"""Trainings, one trial each; the control is plain training on rows whose cue says nothing of the label."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a remedy is given."""
+    """What every remedy is given."""
 
     train: Batch
     held_out: Batch
-    """Rows from the distribution of training, never trained on."""
+    """Never trained on; chooses, and new heads are fitted to it."""
+    test: Batch
+    control: Callable[[], Batch]
+    """The training rows with cues drawn anew, independent of the label: what only the editor of the data can do."""
     network: Callable[[int], nn.Module]
     """A new network from a seed."""
     rates: tuple[float, ...]
@@ -36,121 +48,141 @@ class Task:
     seed: int
 
 
-@dataclass(frozen=True)
-class Training:
-    """One way to train."""
-
-    data: Callable[[Batch, int], Batch] = lambda batch, seed: batch
-    """What is done to the training rows, from a seed."""
-    rows: Callable[[Batch], Callable[[torch.Generator], Tensor] | None] = lambda batch: None
-    """How the rows of one pass are drawn, as for `minibatches`."""
-    weighting: Callable[[], Weighting] | None = None
-
-
-@dataclass(frozen=True)
-class Remedy:
-    """What is made of a training."""
-
-    training: str
-    """A name of `TRAININGS`."""
-    select: Score
-    head: str | None = None
-    """A method of `retrain_last_layer`, applied to what was selected."""
-    needs: str = "nothing"
-    """Labels beyond those of the class, and where."""
-
-
-def worst_group(guess: Tensor, batch: Batch) -> float:
-    """Accuracy in the worst group."""
-    return _worst(guess == batch.y, batch.groups())
-
-
-def worst_class(guess: Tensor, batch: Batch) -> float:
-    """Accuracy in the worst class, which needs no group labels."""
-    return _worst(guess == batch.y, batch.y)
-
-
 def fresh_cues(batch: Batch, seed: int) -> Batch:
-    """The same rows with cues drawn anew, independent of the label: what only the editor of the data can do."""
+    """The same rows with cues drawn anew, independent of the label."""
     if batch.edit is None or batch.attribute is None:
         raise ValueError("cues can be drawn anew only in data that carries an editor.")
     value = torch.randint(0, 2, (len(batch),), generator=torch.Generator().manual_seed(seed))
-    x = torch.where(value[:, None] == 1, batch.edit(batch.x, 1), batch.edit(batch.x, 0))
-    return replace(batch, x=x, attribute=value)
+    ones = (value == 1).reshape(-1, *[1] * (batch.x.ndim - 1))
+    return replace(batch, x=torch.where(ones, batch.edit(batch.x, 1), batch.edit(batch.x, 0)), attribute=value)
 
 
-def _balanced(batch: Batch) -> Callable[[torch.Generator], Tensor]:
-    """As many passes over balanced rows as make one pass over all of them."""
-    groups = batch.groups()
-    size = int(groups.bincount()[groups.bincount() > 0].min()) * len(groups.unique())
+def run_training(key: str, task: Task) -> list[dict[str, Any]]:
+    """Train by that name at every rate; one row for every remedy that this training serves, and every selection.
 
-    def draw(generator: torch.Generator) -> Tensor:
-        return torch.cat([balanced_rows(groups, generator) for _ in range(max(1, len(batch) // size))])
-
-    return draw
-
-
-TRAININGS = {
-    "plain": Training(),
-    "balanced": Training(rows=_balanced),
-    "dro": Training(rows=_balanced, weighting=group_dro),
-    "fresh cues": Training(data=fresh_cues),
-}
-REMEDIES = {
-    "none": Remedy("plain", worst_group, needs="groups to select"),
-    "none, selected by class": Remedy("plain", worst_class),
-    "last layer, groups": Remedy("plain", worst_group, head="dfr", needs="groups to select and retrain"),
-    "last layer, classes": Remedy("plain", worst_class, head="class-balanced"),
-    "last layer, disagreement": Remedy("plain", worst_class, head="self"),
-    "balanced groups": Remedy("balanced", worst_group, needs="groups to train and select"),
-    "group DRO": Remedy("dro", worst_group, needs="groups to train and select"),
-    "control: shortcut removed": Remedy("fresh cues", worst_group, needs="an editor of the data"),
-}
-CONTROL = "control: shortcut removed"
-
-
-@dataclass
-class Kept:
-    """The best network so far by one score, where it came from, and the first epoch's at the same rate."""
-
-    score: float = -1.0
-    model: nn.Module | None = None
-    early: nn.Module | None = None
-    rate: float = 0.0
-    epoch: int = 0
+    Where training diverges at every rate, or a head cannot be fitted, the row says so and has no numbers.
+    """
+    remedy = find("erm" if key == CONTROL else key)
+    data = task.control() if key == CONTROL else task.train
+    served = [remedy, *(HEADS if key == "erm" else ())]
+    try:
+        found = search(
+            remedy,
+            task.network,
+            data,
+            task.held_out,
+            selections=SELECTIONS,
+            rates=task.rates,
+            epochs=task.epochs,
+            batch_size=task.batch_size,
+            seed=task.seed,
+        )
+    except NotFinite as error:
+        return [_row(key, remedy, s, Kept(), None, task.test) | {"note": str(error)} for s in SELECTIONS]
+    rows = []
+    for one in served:
+        for selection in SELECTIONS:
+            kept = found.kept[selection]
+            rows.append(_finished(CONTROL if key == CONTROL else one.name, one, selection, kept, data, task))
+    return rows
 
 
-def run_training(name: str, task: Task) -> dict[str, Kept]:
-    """Train at every rate; by name of a score, what it would keep."""
-    scores = {remedy.select.__name__: remedy.select for remedy in REMEDIES.values() if remedy.training == name}
-    kept = {score: Kept() for score in scores}
-    training = TRAININGS[name]
-    data = training.data(task.train, task.seed)
-    data = replace(data, group=data.groups())
-    for rate in task.rates:
-        model, early = task.network(task.seed), None
-        optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
-        weighting = None if training.weighting is None else training.weighting()
-        for epoch in range(1, task.epochs + 1):
-            one_pass = minibatches(data, task.batch_size, seed=1000 * task.seed + epoch, rows=training.rows(data))
-            train(model, one_pass, optimizer, weighting=weighting)
-            early = copy.deepcopy(model) if early is None else early
-            guess = predict(model, task.held_out.x).argmax(dim=1)
-            for score, measure in scores.items():
-                value = measure(guess, task.held_out)
-                if value > kept[score].score:
-                    kept[score] = Kept(value, copy.deepcopy(model), early, rate, epoch)
-    return kept
+def _finished(
+    name: str, remedy: TrainingRemedy, selection: Selection, kept: Kept, data: Batch, task: Task
+) -> dict[str, Any]:
+    try:
+        model = finish(remedy, kept, task.network, data, task.held_out, task.seed)
+    except ValueError as error:  # as when the first epoch is the best, and no earlier network disagrees with it
+        return _row(name, remedy, selection, kept, None, task.test) | {"note": str(error)}
+    if remedy is _ERASE:
+        model = _erased(model, task.held_out, task.seed)
+    return _row(name, remedy, selection, kept, model, task.test)
 
 
-def finish(remedy: Remedy, kept: Kept, task: Task) -> nn.Module:
-    """The network that the remedy hands over."""
-    assert kept.model is not None
-    if remedy.head is None:
-        return kept.model
-    early = kept.early if remedy.head == "self" else None
-    return retrain_last_layer(kept.model, task.held_out, remedy.head, early=early, seed=task.seed)
+def _row(
+    name: str, remedy: TrainingRemedy, selection: Selection, kept: Kept, model: nn.Module | None, test: Batch
+) -> dict[str, Any]:
+    needs = dict.fromkeys((*remedy.needs, *([HELD_OUT_GROUPS] if selection == "worst group" else [])))
+    chosen = {"remedy": name, "selection": selection, "needs": ", ".join(needs) or "nothing", "note": ""}
+    return chosen | {"rate": kept.rate, "epoch": kept.epoch} | _scores(model, test)
 
 
-def _worst(right: Tensor, group: Tensor) -> float:
-    return min(float(right[group == g].double().mean()) for g in group.unique())
+def _scores(model: nn.Module | None, test: Batch) -> dict[str, float | None]:
+    if model is None:
+        return dict.fromkeys(("worst_group", "group_average", "core", "cue"))
+    guess, cue = predict(model, test.x).argmax(dim=1), test.groups() % 2
+    found = group_metrics(test.y, guess, test.groups())
+    return {
+        "worst_group": None if found.worst_group is None else found.worst_group.accuracy,
+        "group_average": found.group_average,
+        "core": 2 * float((guess == test.y).double().mean()) - 1,
+        "cue": 2 * float((guess == cue).double().mean()) - 1,
+    }
+
+
+def _erased(model: nn.Module, held_out: Batch, seed: int) -> nn.Module:
+    """The cue erased in front of the head, fitted on balanced held-out rows; the bias set anew."""
+    from firstcue.auditing.head_fits import Rows, erase  # the audit is made of what is here, not the other way round
+
+    head = find_head(model, held_out.x)
+    features, _ = features_and_outputs(model, held_out.x, head=head)
+    repaired = erase(Rows(features, held_out.y, held_out.attribute, held_out.num_values), None, head, seed)
+    return with_head(model, head.name, repaired.weight, repaired.bias)
+
+
+def present(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The remedies that occur in rows, in the order of the tables."""
+    names = (*TRAININGS, "erase", CONTROL)
+    return [name for name in names if any(row["remedy"] == name for row in rows)]
+
+
+def worst(rows: Sequence[Mapping[str, Any]], remedy: str, selection: str = "worst group") -> list[float]:
+    """Worst-group accuracy in the order of seeds; NaN where training diverged."""
+    return values_of(rows, "worst_group", remedy=remedy, selection=selection)
+
+
+def gains(rows: Sequence[Mapping[str, Any]], published: str) -> list[Claim]:
+    """For every remedy, its worst-group accuracy minus that of plain training chosen with the same labels."""
+    made = []
+    for name in present(rows):
+        for selection in SELECTIONS:
+            own, plain = worst(rows, name, selection), worst(rows, "erm", selection)
+            needs = {str(row["needs"]) for row in rows if row["remedy"] == name and row["selection"] == selection}
+            if (
+                name in ("erm", CONTROL)
+                or len(own) != len(plain)
+                or (selection == "worst class" and needs != {"nothing"})
+            ):
+                continue
+            how = "" if selection == "worst group" else ", without any group label"
+            made.append(
+                judged(
+                    f"{name}{how}: the worst group gains over plain training",
+                    [a - b for a, b in zip(own, plain, strict=True)],
+                    published=published,
+                    unit="difference of worst-group accuracies",
+                    note=f"Worst group {mean(own):.3f}, plain {mean(plain):.3f}. Labels used: {', '.join(needs)}.",
+                )
+            )
+    return made
+
+
+def chart(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """Worst-group accuracy by remedy, with intervals over seeds; filled where held-out groups chose, open where classes did."""
+    from matplotlib.figure import Figure
+
+    from firstcue.experiments.claims import t_interval
+
+    names = present(rows)[::-1]
+    figure = Figure(figsize=(6.5, 0.32 * len(names) + 1), layout="constrained")
+    axes = figure.subplots()
+    for place, name in enumerate(names):
+        for shift, selection, fill in ((0.15, "worst group", "full"), (-0.15, "worst class", "none")):
+            values = worst(rows, name, selection)
+            if values:
+                middle, low, high = t_interval(values)
+                axes.plot([low, high], [place + shift] * 2, "C0", lw=1.5)
+                axes.plot(values, [place + shift] * len(values), "C0.", ms=2)
+                axes.plot(middle, place + shift, "C0o", fillstyle=fill)
+    axes.set(yticks=range(len(names)), yticklabels=names, xlabel="worst-group accuracy", xlim=(0, 1))
+    return figure

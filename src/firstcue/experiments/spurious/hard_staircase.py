@@ -6,22 +6,28 @@ Both functions are staircases of even degree, which are biased: 62 % and 60 % of
 from functools import partial
 from typing import Any
 
-import torch
 from torch import nn
 
-from firstcue.batch import Batch
 from firstcue.experiments.claims import Claim, Scale, judged
-from firstcue.experiments.spurious._lab import mean, values_of
-from firstcue.experiments.spurious._remedies import CONTROL, REMEDIES, TRAININGS, Task, finish, run_training
-from firstcue.forward import predict, seeded
+from firstcue.experiments.spurious._lab import mean
+from firstcue.experiments.spurious._remedies import (
+    CONTROL,
+    KEYS,
+    Task,
+    chart,
+    fresh_cues,
+    present,
+    run_training,
+    worst,
+)
+from firstcue.forward import seeded
 from firstcue.spurious.boolean import boolean_data
 from firstcue.spurious.functions import staircase
-from firstcue.spurious.metrics import group_metrics
 from firstcue.sweeps import Trial
 
 TITLE = "Most remedies do not help where the shortcut is nearly as complex as the core (Hard Staircase)"
 SOURCE = "arXiv 2403.03375, Hard Staircase of the released data"
-VERSION = 1
+VERSION = 2
 _HARD = {"core": 14, "cue": 10, "cue_columns": 20, "strength": 0.9, "rows": 60_000, "held_out": 10_000, "test": 20_000}
 SCALES = {
     "tiny": Scale(
@@ -51,7 +57,7 @@ def trials(scale: str, seeds: int) -> list[Trial]:
     return [
         Trial("spurious/hard-staircase", {**SCALES[scale].settings, "training": name}, seed)
         for seed in range(seeds)
-        for name in TRAININGS
+        for name in KEYS
     ]
 
 
@@ -67,45 +73,26 @@ def run(trial: Trial) -> list[dict[str, Any]]:
     task = Task(
         train=data,
         held_out=held_out,
+        test=test,
+        control=lambda: fresh_cues(data, trial.seed),
         network=partial(network, s["width"], data.x.shape[1]),
         rates=tuple(s["rates"]),
         epochs=s["epochs"],
         batch_size=s["batch_size"],
         seed=trial.seed,
     )
-    kept = run_training(s["training"], task)
-    rows = []
-    for name, remedy in REMEDIES.items():
-        if remedy.training == s["training"]:
-            best = kept[remedy.select.__name__]
-            found: dict[str, float | None] = {"worst_group": None, "group_average": None, "core": None, "cue": None}
-            if remedy.head != "self" or best.epoch > 1:  # else there is no earlier network to disagree with
-                found = _scores(predict(finish(remedy, best, task), test.x).argmax(dim=1), test)
-            rows.append({"remedy": name, "needs": remedy.needs, "rate": best.rate, "epoch": best.epoch} | found)
-    return rows
-
-
-def _scores(guess: torch.Tensor, test: Batch) -> dict[str, float | None]:
-    found = group_metrics(test.y, guess, test.groups())
-    return {
-        "worst_group": None if found.worst_group is None else found.worst_group.accuracy,
-        "group_average": found.group_average,
-        "core": 2 * float((guess == test.y).double().mean()) - 1,
-        "cue": 2 * float((guess == test.groups() % 2).double().mean()) - 1,
-    }
+    return run_training(s["training"], task)
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
     """How far each remedy stays behind training without the shortcut, and what it gains over none."""
-    present = [name for name in REMEDIES if any(row["remedy"] == name for row in rows)]
-    plain = values_of(rows, "worst_group", remedy="none")
-    ceiling = values_of(rows, "worst_group", remedy=CONTROL)
     made = []
-    for name in present:
-        if name == CONTROL:
+    for name in present(rows):
+        own, plain, ceiling = worst(rows, name), worst(rows, "erm"), worst(rows, CONTROL)
+        if name == CONTROL or not len(own) == len(plain) == len(ceiling):
             continue
-        own = values_of(rows, "worst_group", remedy=name)
         gain = [a - b for a, b in zip(own, plain, strict=True)]
+        needs = next(str(r["needs"]) for r in rows if r["remedy"] == name and r["selection"] == "worst group")
         made.append(
             judged(
                 f"{name}: worst-group accuracy stays 10 points below that of training without the shortcut",
@@ -113,7 +100,7 @@ def claims(rows: list[dict[str, Any]]) -> list[Claim]:
                 published=PUBLISHED,
                 unit="difference of worst-group accuracies minus 0.1",
                 note=f"Worst group {mean(own):.3f}, without the shortcut {mean(ceiling):.3f}; gain over no remedy "
-                f"{mean(gain):+.3f}. Labels needed: {REMEDIES[name].needs}.",
+                f"{mean(gain):+.3f}. Labels used: {needs}.",
             )
         )
     return made
@@ -121,18 +108,4 @@ def claims(rows: list[dict[str, Any]]) -> list[Claim]:
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Worst-group accuracy by remedy, with intervals over seeds."""
-    from matplotlib.figure import Figure
-
-    from firstcue.experiments.claims import t_interval
-
-    present = [name for name in REMEDIES if any(row["remedy"] == name for row in rows)][::-1]
-    figure = Figure(figsize=(6, 0.4 * len(present) + 1))
-    axes = figure.subplots()
-    for place, name in enumerate(present):
-        values = values_of(rows, "worst_group", remedy=name)
-        middle, low, high = t_interval(values)
-        axes.plot([low, high], [place, place], "C0", lw=2)
-        axes.plot(values, [place] * len(values), "C0.", ms=3)
-        axes.plot(middle, place, "C0o")
-    axes.set(yticks=range(len(present)), yticklabels=present, xlabel="worst-group accuracy", xlim=(0, 1))
-    return {"remedies": figure}
+    return {"remedies": chart(rows)}
