@@ -5,24 +5,24 @@ from typing import Any
 import torch
 
 from firstcue.experiments.claims import Claim, Scale, judged
-from firstcue.experiments.spurious._inference import (
-    error_set,
-    f1_of_all,
-    f1_score,
-    opposed_environments,
-    output_clusters,
-)
 from firstcue.experiments.spurious._lab import function_of, median, values_of
 from firstcue.spurious.batched import BooleanRun, train_boolean
 from firstcue.spurious.batched_metrics import Snapshot, used
 from firstcue.spurious.batched_rows import held
+from firstcue.spurious.inference import eiil_environments, error_set, minority, spare_clusters
 from firstcue.sweeps import Trial
 
 TITLE = "Inferring groups from early training fails when the shortcut is not learned early"
 SOURCE = "arXiv 2403.03375"
-VERSION = 1
-METHODS = {"error set": error_set, "output clusters": output_clusters, "opposed environments": opposed_environments}
-"""JTT, SPARE, EIIL."""
+VERSION = 2
+METHODS = {
+    "error set": lambda output, y, steps, seed: error_set(output, y),
+    "output clusters": lambda output, y, steps, seed: minority(spare_clusters(output, y), y),
+    "opposed environments": lambda output, y, steps, seed: minority(
+        eiil_environments(output, y, steps=steps, rate=0.01, seed=seed), y
+    ),
+}
+"""JTT, SPARE, EIIL: a guess at the minority from outputs `(n,)` and classes."""
 
 EASY = [["parity 4", "parity 1"], ["staircase 5", "staircase 1"]]
 HARD = [["parity 4", "parity 3"], ["staircase 5", "staircase 5"]]
@@ -65,8 +65,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
             y, minority = (seen.core[i] > 0).long(), seen.core[i] != seen.spurious[i]
             share = float(minority.double().mean())
             for name, method in METHODS.items():
-                more = {"steps": s["steps"], "seed": trial.seed} if method is opposed_environments else {}
-                guess = method(outputs[i], y, **more)
+                guess = method(outputs[i], y, s["steps"], trial.seed)
                 rows.append(
                     {
                         "pair": f"{cue} / {core}",
@@ -90,6 +89,22 @@ def run(trial: Trial) -> list[dict[str, Any]]:
         measures=[used, infer],
     )
     return rows
+
+
+def f1_score(guess: torch.Tensor, truth: torch.Tensor) -> float:
+    """Of the minority."""
+    right = int((guess & truth).sum())
+    return 2 * right / max(int(guess.sum() + truth.sum()), 1)
+
+
+def f1_of_all(share: float) -> float:
+    """Of the guess that every row is in a minority of that share: what knowing nothing achieves.
+
+    Example:
+        >>> round(f1_of_all(0.1), 3)
+        0.182
+    """
+    return 2 * share / (1 + share)
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
