@@ -130,3 +130,9 @@ def test_no_two_modules_of_a_package_import_each_other_in_a_circle():
 def test_no_module_bears_the_name_of_a_public_function():
     below = {home(name_of(path)) for path in modules()}
     assert not below & set(firstcue._HOME)
+
+
+def test_the_picture_of_the_architecture_is_that_of_the_imports():
+    page = (Path(__file__).parents[1] / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = [line.split("    ")[0].split() for line in page.split("```")[1].splitlines()[1:] if line.strip()]
+    assert [sorted(names) for names in drawn] == [sorted(names) for names in ORDER]
