@@ -1,15 +1,24 @@
 """`fix`: one remedy, one line, a repaired model, and the groups before and after."""
 
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
+from firstcue._progress import Progress, silent
 from firstcue.auditing import remedies as repair
+from firstcue.auditing.anew import Schedule, train_anew
 from firstcue.auditing.model import audit_subject
 from firstcue.auditing.tables import groups
 from firstcue.finding import Groups
+from firstcue.forward import predict
 from firstcue.layers import with_head
+from firstcue.training.choosing import Selection
+from firstcue.training.remedies import HELD_OUT_GROUPS, TRAINING_GROUPS
+from firstcue.training.remedies import find as find_training
+from firstcue.training.searching import RATES
 
 
 @dataclass(frozen=True)
@@ -17,16 +26,18 @@ class Fixed:
     """A repaired model and what it may be expected to do on rows that it never saw."""
 
     model: nn.Module
-    """A copy of the model with a new last layer; the model given is untouched."""
+    """A copy of the model with a new last layer, or a network trained again; the model given is untouched."""
     remedy: str
     before: Groups
     """The model as it was, on the rows that report."""
     after: Groups
-    """The remedy on the same rows, each answered by a fit that did not see it."""
+    """The remedy on the same rows, none of which it was fitted to or chosen by."""
     changes: dict[str, Any]
     """What was changed, for the record that is stored beside the weights."""
     note: str
     seconds: float
+    needs: tuple[str, ...] = ()
+    """Labels that it used beyond the classes."""
 
 
 def fix(
@@ -37,32 +48,52 @@ def fix(
     *,
     attribute: Any = None,
     trained_on: bool = True,
+    early: nn.Module | None = None,
+    network: Callable[[], nn.Module] | None = None,
+    rates: Sequence[float] = RATES,
+    epochs: int = 8,
+    rows_per_step: int = 64,
+    selection: Selection | None = None,
     seed: int = 0,
     device: str = "auto",
     batch_size: int = 512,
+    progress: Progress = silent,
 ) -> Fixed:
-    """Repair the last layer of a model with held-out rows.
+    """Repair a model: its last layer with held-out rows, or all of it by training again with a remedy.
 
-    The numbers are those that `audit` reports for the same remedy, data and seed: held-out rows are dealt into five folds,
-    each answered by a head fitted on the others, and three folds report. The returned model's head is fitted on all of them.
+    Remedies of the last layer are quick. Their numbers are those that `audit` reports for the same remedy, data and seed:
+    held-out rows are dealt into five folds, each answered by a head fitted on the others, and three folds report. The
+    returned model's head is fitted on all of them. The others train a network of the same kind from scratch on the rows of
+    `data`, at each of the rates; two of the folds choose rate and epoch, the same three report.
 
     Args:
-        model: A classifier with a linear head. It is left as found.
+        model: A classifier; with a linear head for remedies of the last layer. It is left as found.
         data: Rows of the training distribution, in any form that `audit` takes.
-        remedy: "last-layer", "erase", "erase means and covariances", "and-mask", "last-layer on training rows" or
-            "last-layer, class-balanced".
+        remedy: Of the last layer: "last-layer", "last-layer on training rows", "last-layer, class-balanced", "last-layer,
+            disagreement", "erase", "erase means and covariances" or "and-mask". Of the whole network: "group-dro", "jtt",
+            "lff" and the others of `firstcue.training.remedies.TRAININGS`.
         held_out: Rows the model never saw; `data` is split when absent, and the remedy then learns from rows the model knows.
         attribute: The cue whose groups are to be served equally.
         trained_on: Whether the model saw the rows of `data`.
-        seed: Of folds and subsets.
+        early: An earlier checkpoint of the model, for "last-layer, disagreement".
+        network: Builds a network to be trained; a copy of the model with fresh weights when absent. To start from the
+            model as it is: `lambda: copy.deepcopy(model)`.
+        rates: Learning rates to try, of training.
+        epochs: Passes over the data at each rate.
+        rows_per_step: Of training.
+        selection: What chooses rate and epoch: "worst group", "worst class", "average" or "last"; the first when absent, or
+            the second without an attribute.
+        seed: Of folds, subsets, networks and shuffling.
         device: "auto" uses the model's own.
         batch_size: Rows per call.
+        progress: Told the stage and the fraction done.
 
     Returns:
         The repaired model with its groups before and after.
 
     Raises:
-        ValueError: If the remedy is unknown or needs an attribute that is not given, or data and model cannot be used.
+        NotFinite: If training diverges at every rate; a ValueError.
+        ValueError: If the remedy is unknown or needs labels that are not given, or data and model cannot be used.
 
     Example:
         >>> import torch
@@ -74,18 +105,45 @@ def fix(
         >>> fixed.after.group_average > fixed.before.group_average
         True
     """
+    if remedy in repair.NEEDS_TRAINING:
+        schedule = Schedule(rates, epochs, rows_per_step, selection)
+        placed = model if device == "auto" else copy.deepcopy(model).to(device)
+        return _trained(
+            placed, data, remedy, held_out, attribute, network, schedule, trained_on, seed, batch_size, progress
+        )
+    return _with_new_head(model, data, remedy, held_out, attribute, trained_on, early, seed, device, batch_size)
+
+
+def _with_new_head(
+    model: nn.Module,
+    data: Any,
+    remedy: str,
+    held_out: Any,
+    attribute: Any,
+    trained_on: bool,
+    early: nn.Module | None,
+    seed: int,
+    device: str,
+    batch_size: int,
+) -> Fixed:
+    method = _head_method(remedy)
     subject, _, held, held_rows, train_rows, split = audit_subject(
         model, data, attribute, held_out, trained_on=trained_on, seed=seed, device=device, batch_size=batch_size
     )
-    method = repair.find(remedy)
     if method.needs_attribute and held.attribute is None:
         raise ValueError(
             f"the remedy {remedy!r} serves groups equally and needs an attribute; give `attribute`, or use 'last-layer, class-balanced'."
         )
+    if method.needs_early:
+        if early is None:
+            raise ValueError(
+                f"the remedy {remedy!r} compares the model with an earlier checkpoint of it; give `early`, or use "
+                f"'last-layer, class-balanced', which needs none."
+            )
+        held_rows = replace(held_rows, early=predict(early, held.x, batch_size=batch_size))
     assert subject.head is not None
     before = repair.try_remedy(repair.find("as it is"), held_rows, train_rows, subject.head, seed)
     tried = repair.try_remedy(method, held_rows, train_rows, subject.head, seed)
-    repaired = with_head(model, subject.head.name, tried.repaired.weight, tried.repaired.bias)
     words = f"three fifths of the {split}, each row answered by a fit that did not see it"
     changes = {
         "remedy": remedy,
@@ -94,12 +152,62 @@ def fix(
         "rows": len(held),
         "seed": seed,
     }
+    training = (TRAINING_GROUPS,) if method.needs_train and method.needs_group_labels else ()
     return Fixed(
-        repaired,
+        with_head(model, subject.head.name, tried.repaired.weight, tried.repaired.bias),
         remedy,
         groups(before.promise, held, words),
         groups(tried.promise, held, words),
         changes,
         tried.repaired.note,
         tried.seconds,
+        (*training, HELD_OUT_GROUPS) if method.needs_group_labels else (),
     )
+
+
+def _trained(
+    model: nn.Module,
+    data: Any,
+    remedy: str,
+    held_out: Any,
+    attribute: Any,
+    network: Callable[[], nn.Module] | None,
+    schedule: Schedule,
+    trained_on: bool,
+    seed: int,
+    batch_size: int,
+    progress: Progress,
+) -> Fixed:
+    found = train_anew(
+        model,
+        find_training(remedy),
+        data,
+        held_out,
+        attribute=attribute,
+        network=network,
+        schedule=schedule,
+        trained_on=trained_on,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    trained = found.trained
+    changes = {"remedy": remedy, "layer": "all", "cue": found.cue, "rows": found.rows, **trained.chosen}
+    note = f"chosen by {trained.selection}: learning rate {trained.rate:g}, epoch {trained.epoch}"
+    return Fixed(
+        trained.model,
+        remedy,
+        found.before,
+        found.after,
+        changes,
+        "; ".join(filter(None, (note, trained.note))),
+        trained.seconds,
+        trained.needs,
+    )
+
+
+def _head_method(remedy: str) -> repair.Method:
+    if remedy not in repair.METHODS:
+        known = ", ".join([*repair.METHODS, *sorted(repair.NEEDS_TRAINING)])
+        raise ValueError(f"no remedy is called {remedy!r}; remedies: {known}.")
+    return repair.find(remedy)

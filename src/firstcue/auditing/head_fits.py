@@ -24,6 +24,8 @@ class Rows:
     y: Tensor
     attribute: Tensor | None = None
     num_values: int = 1
+    early: Tensor | None = None
+    """`(n, K)` logits of an earlier checkpoint, for the remedy that looks at disagreement."""
 
     @property
     def cells(self) -> Tensor:
@@ -32,9 +34,8 @@ class Rows:
 
     def at(self, rows: Tensor) -> "Rows":
         """The rows where the mask holds."""
-        return Rows(
-            self.features[rows], self.y[rows], None if self.attribute is None else self.attribute[rows], self.num_values
-        )
+        attribute, early = (None if t is None else t[rows] for t in (self.attribute, self.early))
+        return Rows(self.features[rows], self.y[rows], attribute, self.num_values, early)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,16 @@ def retrain(method: str) -> Fit:
 
     def fit(held: Rows, train: Rows | None, head: Head, seed: int) -> Repaired:
         known = None if train is None else (train.features, train.y, train.cells)
-        fitted = retrain_head(held.features, held.y, held.cells, method=method, train=known, head=head, seed=seed)
+        fitted = retrain_head(
+            held.features,
+            held.y,
+            held.cells,
+            method=method,
+            train=known,
+            head=head,
+            early_outputs=held.early,
+            seed=seed,
+        )
         return Repaired(fitted.weight, fitted.bias, fitted.note)
 
     return fit

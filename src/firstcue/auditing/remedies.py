@@ -20,6 +20,7 @@ from firstcue.finding import Interval, Remedy
 from firstcue.layers import Head
 from firstcue.spurious.metrics import GroupMetrics, group_metrics
 from firstcue.spurious.reliance import Association, accuracy_gap, edit_reliance
+from firstcue.training.remedies import TRAININGS
 
 CHOOSING = (0, 1)
 """Folds whose rows choose between the remedies; the others report."""
@@ -51,6 +52,8 @@ class Method:
     needs_train: bool = False
     by_request: bool = False
     """Tried only when it is named."""
+    needs_early: bool = False
+    """Compares the model with an earlier checkpoint."""
 
 
 METHODS: Mapping[str, Method] = {
@@ -67,6 +70,13 @@ METHODS: Mapping[str, Method] = {
             needs_train=True,
         ),
         Method("last-layer, class-balanced", retrain("class-balanced"), needs_group_labels=False),
+        Method(
+            "last-layer, disagreement",
+            retrain("self"),
+            needs_group_labels=False,
+            by_request=True,
+            needs_early=True,
+        ),
         Method("and-mask", mask_gradients, needs_group_labels=True, needs_attribute=True),
         Method(
             "erase means and covariances",
@@ -78,6 +88,9 @@ METHODS: Mapping[str, Method] = {
     )
 }
 """Remedies that an audit tries, in the order of its table."""
+
+NEEDS_TRAINING = frozenset(name for name, remedy in TRAININGS.items() if not remedy.head)
+"""Remedies that `fix` knows and an audit does not try."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +174,11 @@ def find(name: str) -> Method:
     Raises:
         ValueError: If there is none.
     """
+    if name in NEEDS_TRAINING:
+        raise ValueError(
+            f"{name!r} trains the whole network again, which an audit does not do: run it by itself, with fix(model, data, "
+            f"{name!r}). Remedies of the last layer: {', '.join(METHODS)}."
+        )
     if name not in METHODS:
         raise ValueError(f"no remedy is called {name!r}; remedies: {', '.join(METHODS)}.")
     return METHODS[name]

@@ -18,7 +18,7 @@ from firstcue.training.loop import minibatches, train
 from firstcue.training.remedies import HELD_OUT_GROUPS, Plan, Setting, TrainingRemedy, find, require_labels
 from firstcue.training.retrain import retrain_last_layer
 
-RATES = (0.001, 0.005, 0.02)
+RATES = (0.0005, 0.002, 0.01, 0.05)
 """Learning rates that are tried."""
 
 Optimizer = Callable[[nn.Module, float], torch.optim.Optimizer]

@@ -1,0 +1,149 @@
+"""Repairs that train the whole network again: from scratch, with a remedy, chosen and reported on different held-out rows."""
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from firstcue._progress import Progress
+from firstcue.auditing.prepare import prepare
+from firstcue.auditing.remedies import report_rows
+from firstcue.auditing.tables import groups
+from firstcue.batch import Batch
+from firstcue.finding import Groups
+from firstcue.forward import left_as_found, predict, seeded, unwrap
+from firstcue.spurious.metrics import group_metrics
+from firstcue.training.choosing import Selection
+from firstcue.training.remedies import TrainingRemedy, require_labels
+from firstcue.training.searching import Trained, train_with
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How networks are trained."""
+
+    rates: Sequence[float]
+    epochs: int
+    rows_per_step: int
+    selection: Selection | None
+    """None chooses by the worst group, or by the worst class where groups are unknown."""
+
+
+@dataclass(frozen=True)
+class Anew:
+    """A network trained again, and the groups before and after on rows that report."""
+
+    trained: Trained
+    before: Groups
+    after: Groups
+    cue: str | None
+    rows: int
+
+
+def train_anew(
+    model: nn.Module,
+    remedy: TrainingRemedy,
+    data: Any,
+    held_out: Any,
+    *,
+    attribute: Any,
+    network: Callable[[], nn.Module] | None,
+    schedule: Schedule,
+    trained_on: bool,
+    seed: int,
+    batch_size: int,
+    progress: Progress,
+) -> Anew:
+    """Train on the rows of `data`, choose on two fifths of the held-out rows, report on the others."""
+    prepared = prepare(
+        data,
+        attribute,
+        held_out,
+        None,
+        trained_on=trained_on,
+        num_outputs=lambda x: predict(model, x, batch_size=batch_size).shape[1],
+        seed=seed,
+    )
+    if len(prepared.cues) > 1:
+        raise ValueError(
+            f"training serves the groups of one attribute, but there are {', '.join(prepared.cues)}; name one of them."
+        )
+    train, held = prepared.with_cue(prepared.cues[0]) if prepared.cues else (prepared.train, prepared.held)
+    require_labels(remedy, train)
+    _require_logits(model, held)
+    _, reports = report_rows(held.groups(), seed)
+    chooses, telling = held.rows(~reports), held.rows(reports)
+    found = train_with(
+        remedy,
+        builder(model, network),
+        train,
+        chooses,
+        selection=schedule.selection or ("worst class" if held.attribute is None else "worst group"),
+        rates=schedule.rates,
+        epochs=schedule.epochs,
+        batch_size=schedule.rows_per_step,
+        seed=seed,
+        progress=progress,
+    )
+    words = f"three fifths of the {prepared.split}, which chose nothing"
+    before, after = (_told(m, telling, words, batch_size) for m in (model, found.model))
+    return Anew(found, before, after, prepared.cues[0] if prepared.cues else None, len(train))
+
+
+def builder(model: nn.Module, network: Callable[[], nn.Module] | None) -> Callable[[int], nn.Module]:
+    """A function from a seed to a new network on the model's device: what `network` makes, or a copy with fresh weights.
+
+    Raises:
+        ValueError: When called, if a layer cannot be given fresh weights.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+
+    def build(seed: int) -> nn.Module:
+        with seeded(seed):
+            return (with_fresh_weights(model) if network is None else network()).to(device)
+
+    return build
+
+
+def with_fresh_weights(model: nn.Module) -> nn.Module:
+    """A copy of the model in which every layer is initialised again, by its own `reset_parameters`.
+
+    Raises:
+        ValueError: If a layer with parameters of its own has no such method.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 2)
+        >>> bool((with_fresh_weights(model).weight == model.weight).any())
+        False
+    """
+    made = copy.deepcopy(unwrap(model))
+    for name, module in made.named_modules():
+        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+        if reset is not None:
+            reset()
+        elif any(True for _ in module.parameters(recurse=False)):
+            raise ValueError(
+                f"training from scratch needs fresh weights, but {type(module).__name__} ({name or 'the model'}) has "
+                f"parameters and no `reset_parameters`; give network=, a function that builds a new network."
+            )
+    return made
+
+
+def _require_logits(model: nn.Module, held: Batch) -> None:
+    with left_as_found(unwrap(model)) as inner:
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        outputs = inner(held.x[:2].to(device))
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or outputs.shape[1] < 2:
+        found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise ValueError(
+            f"training with cross-entropy needs logits of every class, a tensor (n, K); the model returns {found}. Wrap it "
+            f"in a module that returns them."
+        )
+
+
+def _told(model: nn.Module, batch: Batch, words: str, batch_size: int) -> Groups:
+    decisions = predict(model, batch.x, batch_size=batch_size).argmax(dim=1)
+    return groups(group_metrics(batch.y, decisions, batch.groups()), batch, words)
