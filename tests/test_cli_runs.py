@@ -100,3 +100,50 @@ def test_help_of_both_loads_no_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL, check=False).returncode == 0
+
+
+@pytest.fixture
+def square(monkeypatch):
+    """An experiment that takes no time, under the name "square"."""
+    from firstcue.experiments.catalogue import Experiment
+    from firstcue.experiments.claims import Scale
+    from firstcue.sweeps import Trial
+
+    found = Experiment(
+        name="square",
+        title="",
+        source="",
+        version=1,
+        seeds=1,
+        scales={"tiny": Scale(1, {"x": 1})},
+        trials=lambda scale, seeds: [Trial("square", {"x": 1}, seed) for seed in range(seeds)],
+        run=lambda trial: [{"y": trial.settings["x"] ** 2}],
+        claims=lambda rows: [],
+        figures=lambda rows: {},
+    )
+    monkeypatch.setattr("firstcue.experiments.find", lambda wanted: [found])
+
+
+def test_a_search_lists_runs_and_continues(square, tmp_path, capsys):
+    pytest.importorskip("optuna")
+    text = (
+        'experiment = "square"\nseeds = 2\nbackend = "serial"\n'
+        '[search]\nmeasure = "{}"\ncount = 6\nbatch = 2\nranges = {{ x = {{ low = 1, high = 1000 }} }}\n'
+    )
+    file = tmp_path / "sweep.toml"
+    words = ["sweep", str(file), "--out", str(tmp_path / "out")]
+    file.write_text(text.format("nothing"))
+    assert main([*words, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("to run") == 4
+    assert "and 8 trials that the search has yet to choose" in said
+    assert main(words) == 2
+    assert "[search] measures 'nothing', which no row has; rows have y" in capsys.readouterr().err
+    file.write_text(text.format("y"))
+    assert main(words) == 0
+    assert "Best of 6 points: y" in capsys.readouterr().out
+    before = (tmp_path / "out" / "rows.csv").read_bytes()
+    assert main([*words, "--dry-run"]) == 0
+    assert "12 of 12 trials done" in capsys.readouterr().out
+    assert main(words) == 0
+    assert (tmp_path / "out" / "rows.csv").read_bytes() == before

@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,7 +12,10 @@ from firstcue.cli.screen import note, progress, show
 from firstcue.cli.settings import Settings
 
 if TYPE_CHECKING:  # pydantic is not loaded for `--help`
-    from firstcue.sweeps import Store, Trial
+    from collections.abc import Callable, Mapping
+
+    from firstcue.experiments.catalogue import Experiment
+    from firstcue.sweeps import Result, Store, Trial
     from firstcue.sweeps.plan import Plan
 
 
@@ -117,7 +120,7 @@ def _list(names: list[str]) -> int:
 def sweep(
     settings: Settings,
     file: Annotated[
-        Path, typer.Argument(metavar="SWEEP.toml", help="experiment, seeds, [settings], [grid], [random].")
+        Path, typer.Argument(metavar="SWEEP.toml", help="experiment, seeds, [settings], [grid], [random], [search].")
     ],
     out: Annotated[Path, typer.Option("--out", help="Folder of the results.")] = Path("sweep"),
     backend: Annotated[
@@ -129,52 +132,103 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials and what is left; run nothing.")] = False,
 ) -> int:
     """Run an experiment over many settings; the same command continues after an interruption."""
-    from firstcue.experiments import find
-    from firstcue.experiments.catalogue import trials_of
+    with as_wrong_usage("SWEEP.toml"):
+        plan, experiment, usual = _read(file)
+    writable_folder(out)
     from firstcue.sweeps import Store
     from firstcue.sweeps import sweep as run
-    from firstcue.sweeps.plan import read_plan, trials_of_plan
+    from firstcue.sweeps.plan import trials_of_plan
 
-    with as_wrong_usage("SWEEP.toml"):
-        plan: Plan = read_plan(file)
-        found = find(plan.experiment)
-        if len(found) != 1:
-            raise ValueError(f"{plan.experiment} names {len(found)} experiments; name one of them.")
-        (experiment,) = found
-        usual = trials_of(experiment, plan.scale, 1)[0].settings
-        trials = trials_of_plan(plan, usual, experiment.version)
-    writable_folder(out)
     store = Store(out / "trials")
+
+    def rows_of(trials: "list[Trial]") -> Any:
+        with progress(quiet=settings.quiet) as tell:
+            return run(
+                trials,
+                experiment.run,
+                store,
+                str(backend or plan.backend),
+                workers=workers,
+                scheduler=scheduler,
+                retry_failed=retry_failed,
+                time_limit=plan.time_limit,
+                table=out / "rows.csv",
+                progress=tell,
+            )
+
+    if plan.search is not None:
+        return _search(plan, usual, experiment.version, store, None if dry_run else rows_of, out)
+    with as_wrong_usage("SWEEP.toml"):
+        trials = trials_of_plan(plan, usual, experiment.version)
     if dry_run:
-        return _list_trials(trials, store)
-    with progress(quiet=settings.quiet) as tell:
-        rows = run(
-            trials,
-            experiment.run,
-            store,
-            str(backend or plan.backend),
-            workers=workers,
-            scheduler=scheduler,
-            retry_failed=retry_failed,
-            time_limit=plan.time_limit,
-            table=out / "rows.csv",
-            progress=tell,
-        )
-    show(f"{len(rows)} rows of {len(trials)} trials: {out / 'rows.csv'}")
+        return _list_trials(trials, store, len(trials))
+    show(f"{len(rows_of(trials))} rows of {len(trials)} trials: {out / 'rows.csv'}")
     return Outcome.DONE
 
 
-def _list_trials(trials: "list[Trial]", store: "Store") -> int:
+def _read(file: Path) -> "tuple[Plan, Experiment, Mapping[str, Any]]":
+    """The plan, its experiment, and the settings the experiment has at the plan's scale."""
+    from firstcue.experiments import find
+    from firstcue.experiments.catalogue import trials_of
+    from firstcue.sweeps.plan import read_plan
+
+    plan = read_plan(file)
+    found = find(plan.experiment)
+    if len(found) != 1:
+        raise ValueError(f"{plan.experiment} names {len(found)} experiments; name one of them.")
+    return plan, found[0], trials_of(found[0], plan.scale, 1)[0].settings
+
+
+def _search(
+    plan: "Plan",
+    usual: "Mapping[str, Any]",
+    version: int,
+    store: "Store",
+    rows_of: "Callable[[list[Trial]], Any] | None",
+    out: Path,
+) -> int:
+    """Run a search round by round, or list what it has chosen so far if there is nothing to run with."""
+    from firstcue.sweeps.search import Rounds, best, chosen_so_far, rounds, run_search
+
+    assert plan.search is not None
+
+    def blamed() -> Rounds:
+        with as_wrong_usage("SWEEP.toml"):
+            return (yield from rounds(plan, usual, version))
+
+    if rows_of is None:
+        done, waiting, chosen = chosen_so_far(blamed(), store)
+        seeds = len(plan.seeds) if isinstance(plan.seeds, list) else plan.seeds
+        known = [*done, *waiting]
+        return _list_trials(known, store, len(known) + (plan.search.count - chosen) * seeds)
+
+    def run_round(so_far: "list[Trial]", trials: "list[Trial]") -> "dict[str, Result]":
+        rows_of(so_far)
+        return {t.key: r for t in trials if (r := store.read(t) or store.read(t, failed=True)) is not None}
+
+    points = run_search(blamed(), run_round)
+    winner = best(points, plan.search)
+    if winner is None:
+        show(f"None of {len(points)} points has a finite {plan.search.measure}: {out / 'rows.csv'}")
+    else:
+        show(f"Best of {len(points)} points: {plan.search.measure} {winner.value:.4g} with {winner.settings}")
+        show(f"Rows of all: {out / 'rows.csv'}")
+    return Outcome.DONE
+
+
+def _list_trials(trials: "list[Trial]", store: "Store", total: int) -> int:
+    """Every trial that is known already, what the finished ones cost, and what is left of `total`."""
     from firstcue.sweeps.trial import canonical
 
-    spent, left = 0.0, 0
+    spent, done = 0.0, 0
     for trial in trials:
         result = store.read(trial) or store.read(trial, failed=True)
         state = "to run" if result is None else "failed" if result.error else "finished"
         spent += 0.0 if result is None else result.seconds
-        left += result is None
+        done += result is not None
         show(f"{state:<9} seed {trial.seed} {canonical(dict(trial.settings))}")
-    done = len(trials) - left
-    guess = f", about {spent / done * left:.0f} s of one core left" if done else ""
-    show(f"{done} of {len(trials)} trials done in {spent:.0f} s of one core{guess}.")
+    if total > len(trials):
+        show(f"and {total - len(trials)} trials that the search has yet to choose")
+    guess = f", about {spent / done * (total - done):.0f} s of one core left" if done else ""
+    show(f"{done} of {total} trials done in {spent:.0f} s of one core{guess}.")
     return Outcome.DONE

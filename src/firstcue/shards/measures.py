@@ -45,7 +45,8 @@ class Features:
     Args:
         by: Columns whose values form the groups.
         outputs: Column `(n,)` or `(n, K)` set beside x.
-        precision: As in `Moments.of`.
+        precision: Of products, as in `Moments.of`. With "float64" any split of the rows gives the same moments to about
+            1e-12 of their size; with None, that of the input: about twice as fast for float32 rows, and 1e-7.
 
     Example:
         >>> part = {"x": torch.eye(4), "y": ["a", "b", "a", "b"], "sex": [0, 0, 1, 1]}
@@ -56,7 +57,7 @@ class Features:
 
     by: tuple[str, ...] = ()
     outputs: str | None = None
-    precision: str | None = None
+    precision: str | None = "float64"
 
     def columns(self) -> tuple[str, ...]:
         """Columns that are read beside x."""

@@ -85,10 +85,10 @@ def read_parts(shard: Shard, columns: Sequence[str] = ()) -> Iterator[dict[str, 
         missing = [name for name in ("x", *columns) if name not in part]
         if missing:
             raise ValueError(f"{shard.path} has no column {missing[0]!r}; found: {', '.join(part)}.")
-        rows = {name: part[name] for name in ("x", *columns)}
+        x = as_tensor(part["x"], f"x of {shard.path}")
         for name in columns:
-            require_rows(rows["x"], rows[name], f"x of {shard.path}", name)
-        yield rows
+            require_rows(x, part[name], f"x of {shard.path}", name)
+        yield {"x": x} | {name: part[name] for name in columns}
 
 
 def _is_column(path: Path) -> bool:
@@ -181,8 +181,3 @@ READERS: Mapping[str, Callable[[Shard, Sequence[str]], Iterator[dict[str, Any]]]
     ".safetensors": _read_safetensors,
     ".parquet": _read_parquet,
 }
-
-
-def rows_of(part: Mapping[str, Any]) -> int:
-    """How many rows a part has."""
-    return len(as_tensor(part["x"]))

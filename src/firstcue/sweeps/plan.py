@@ -43,6 +43,23 @@ class RandomSearch(Record):
     ranges: dict[str, Range | list[Any]]
 
 
+class Search(Record):
+    """Settings chosen one round after the other, each by what the rounds before have shown (Optuna, extra `tune`)."""
+
+    measure: str
+    """The number in the rows that is to be large or small; its mean over rows, then over seeds."""
+
+    goal: Literal["maximise", "minimise"] = "maximise"
+    count: Annotated[int, Field(ge=1)]
+    """Points to try, each with every seed."""
+
+    batch: Annotated[int, Field(ge=1)] = 4
+    """Points of a round, which are chosen together and run side by side."""
+
+    seed: int = 0
+    ranges: Annotated[dict[str, Range | Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
+
+
 class Plan(Record):
     """What a sweep file says."""
 
@@ -52,15 +69,23 @@ class Plan(Record):
     settings: dict[str, Any] = Field(default_factory=dict)
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = Field(default_factory=dict)
     random: RandomSearch | None = None
+    search: Search | None = None
     backend: Literal["loky", "dask", "ray", "serial"] = "loky"
     time_limit: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _named_once(self) -> "Plan":
-        parts = [set(self.settings), set(self.grid), set(self.random.ranges if self.random else ())]
+        if self.search and (self.grid or self.random):
+            raise ValueError("a [search] chooses settings by itself; leave out [grid] and [random], or [search]")
+        parts = [
+            set(self.settings),
+            set(self.grid),
+            set(self.random.ranges if self.random else ()),
+            set(self.search.ranges if self.search else ()),
+        ]
         twice = [name for a, b in itertools.combinations(parts, 2) for name in a & b]
         if twice:
-            raise ValueError(f"{min(twice)!r} is given in two of [settings], [grid], [random.ranges]")
+            raise ValueError(f"{min(twice)!r} is given in two of [settings], [grid], [random.ranges], [search.ranges]")
         return self
 
 
@@ -96,15 +121,20 @@ def trials_of_plan(plan: Plan, known: Mapping[str, Any], version: int = 1) -> li
         >>> [(t.settings["rate"], t.seed) for t in trials_of_plan(plan, {"rate": 0.5, "rows": 10})]
         [(0.1, 0), (0.1, 1), (0.2, 0), (0.2, 1)]
     """
-    seeds = plan.seeds if isinstance(plan.seeds, list) else list(range(plan.seeds))
-    combined = [
-        {**known, **plan.settings, **dict(zip(plan.grid, values, strict=True)), **drawn}
+    return [
+        trial
         for values in itertools.product(*plan.grid.values())
         for drawn in _draws(plan.random)
+        for trial in trials_with(plan, {**dict(zip(plan.grid, values, strict=True)), **drawn}, known, version)
     ]
-    for settings in combined:
-        _require_known(settings, known, plan.experiment)
-    return [Trial(plan.experiment, settings, seed, version) for settings in combined for seed in seeds]
+
+
+def trials_with(plan: Plan, chosen: Mapping[str, Any], known: Mapping[str, Any], version: int = 1) -> list[Trial]:
+    """One trial for each seed, with the plan's fixed settings and the chosen ones; see `trials_of_plan`."""
+    settings = {**known, **plan.settings, **chosen}
+    _require_known(settings, known, plan.experiment)
+    seeds = plan.seeds if isinstance(plan.seeds, list) else range(plan.seeds)
+    return [Trial(plan.experiment, settings, seed, version) for seed in seeds]
 
 
 def _draws(search: RandomSearch | None) -> Sequence[dict[str, Any]]:
