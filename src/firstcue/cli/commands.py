@@ -20,9 +20,7 @@ command(app)(audits.audit)
 command(app, "audit-embeddings")(audits.audit_embeddings)
 
 fix = typer.Typer(help="Repair a model and write it down.", no_args_is_help=True)
-command(fix, "last-layer")(repairs.last_layer)
-command(fix)(repairs.erase)
-command(fix, "and-mask")(repairs.and_mask)
+repairs.add_repairs(fix)
 app.add_typer(fix, name="fix")
 
 command(app)(runs.reproduce)
