@@ -118,18 +118,35 @@ def test_an_attribute_that_equals_the_label_is_not_identifiable(shortcut):
     assert [f.status for f in report.findings if f.kind == "reliance"] == ["not identifiable"]
 
 
-def test_without_an_attribute_the_finding_is_inferred_and_never_convicts(shortcut):
+@pytest.fixture(scope="module")
+def unnamed(shortcut):
+    """The report on the same network when nobody names an attribute."""
     net, parts, folder, _ = shortcut
-    for checkpoints in (None, str(folder)):
-        report = fc.audit(
-            net,
-            (parts["train"].x, parts["train"].y),
-            held_out=(parts["held-out"].x, parts["held-out"].y),
-            checkpoints=checkpoints,
-            remedies=(),
-        )
-        assert report.verdict == "no shortcut found"
-        assert [f.status for f in report.findings if f.kind == "inferred cluster"] == ["inferred"]
+    train, held = parts["train"], parts["held-out"]
+    return fc.audit(net, (train.x, train.y), held_out=(held.x, held.y), checkpoints=str(folder), remedies=("erase",))
+
+
+def test_without_an_attribute_clusters_are_inferred_and_never_convict(unnamed):
+    assert [f.status for f in unnamed.findings if f.kind == "inferred cluster"] == ["inferred"]
+    assert all(f.kind == "discovered cue" for f in unnamed.findings if f.status == "relies")
+
+
+def test_a_shortcut_that_nobody_named_is_named_dated_and_repaired(unnamed):
+    assert unnamed.verdict == "shortcut"
+    (guilty,) = [f for f in unnamed.findings if f.status == "relies"]
+    assert guilty.cue == "brightness of the upper half"
+    assert guilty.relies.ci_low > 0.25
+    assert guilty.encoded.value > 0.8
+    assert guilty.details["association_in_held_out_rows"] < 0.1
+    assert {o.cue for o in unnamed.learning_order} == {"core", guilty.cue}
+    assert unnamed.groups.cue == guilty.cue
+    erased = next(r for r in unnamed.remedies if r.name == "erase")
+    assert erased.worst_group > unnamed.groups.worst_group.accuracy + 0.2
+
+
+def test_a_report_without_a_named_attribute_survives_json_and_html(unnamed, tmp_path):
+    assert fc.Report.model_validate_json(unnamed.to_json()) == unnamed
+    assert "brightness of the upper half" in unnamed.save_html(tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_two_cues_are_judged_together_and_only_the_used_one_is_accused(shortcut):

@@ -11,7 +11,7 @@ from firstcue.auditing.verdict import overall_verdict
 from firstcue.finding import Environment, Finding, Groups, Picture, Remedy, Report, Verdict
 
 LIMITS = (
-    "Only the cues named here were judged; a cue that nobody named or that no cluster shows stays unseen.",
+    "Only the cues named here were judged; one that nobody named and that neither a simple property nor a cluster shows stays unseen.",
     "Reliance below 0.05 of accuracy is not called a shortcut; intervals are 95 % and per statement.",
     "Erasure at the last layer misses weak shortcuts and cannot tell reliance from harder rows on its own; an edit of the input can.",
     "Without an attribute, a shortcut shows only where held-out rows break its pairing with the label often enough.",
@@ -70,6 +70,9 @@ def sentence(
         open_ones = ", ".join(f.cue for f in findings if f.status in ("inconclusive", "not identifiable"))
         return f"No verdict on {open_ones}{served}."
     suspects = [f for f in findings if f.status == "inferred" and f.severity != "none"]
+    leaned = [f.cue for f in suspects if f.kind != "inferred cluster"]
+    if leaned:
+        return f"No cue was named; the model leans on {', '.join(leaned)}{served}: a shortcut if that does not belong to the class."
     if suspects:
         return f"No shortcut found among named cues, but errors concentrate in one cluster{served}: look at it, and name the attribute behind it."
     return f"No shortcut found{'' if given else ' (no attribute was named)'}{served}."

@@ -92,9 +92,7 @@ def discover(
     return discovered(material, most=most, seed=seed, progress=progress)
 
 
-def _answers(
-    given: Any, x: Any, y: Tensor, outputs: Any, batch_size: int
-) -> tuple[Any, Tensor | None, Tensor | None]:
+def _answers(given: Any, x: Any, y: Tensor, outputs: Any, batch_size: int) -> tuple[Any, Tensor | None, Tensor | None]:
     """The model if there is one, embeddings and logits of all rows."""
     if x is not None and len(x) != len(y):
         raise ValueError(f"`x` has {len(x)} rows but `y` has {len(y)}; one per row is needed.")
@@ -153,7 +151,10 @@ def _course(model: Any, checkpoints: Any, x: Any, y: Tensor, batch_size: int) ->
 
 def _are_outputs(checkpoints: Any) -> bool:
     return isinstance(checkpoints, list | tuple) and all(
-        isinstance(item, tuple) and len(item) == 2 and not isinstance(item[1], Mapping | str) and hasattr(item[1], "__len__")
+        isinstance(item, tuple)
+        and len(item) == 2
+        and not isinstance(item[1], Mapping | str)
+        and hasattr(item[1], "__len__")
         for item in checkpoints
     )
 

@@ -19,7 +19,7 @@ from firstcue.auditing.order import Course, course, states
 from firstcue.auditing.pictures import pictures
 from firstcue.auditing.prepare import Prepared, prepare
 from firstcue.auditing.subject import Subject
-from firstcue.auditing.suspects import inferred_findings
+from firstcue.auditing.suspects import Suspect, as_discovered, inferred_findings, suspects
 from firstcue.auditing.tables import group_table
 from firstcue.batch import Batch, Edit
 from firstcue.finding import Finding, Remedy, Report
@@ -55,7 +55,9 @@ def audit(
         data: Rows of the training distribution: a Batch, `(x, y)`, `(x, y, attribute)`, a mapping, an iterable of those
             (a DataLoader), or a path.
         attribute: The cue to judge: an array `(n,)`, a column's name, several names, or a mapping from names to arrays.
-            Without one, clusters that errors concentrate in are inferred; they never convict.
+            Without one, simple properties that tell the class are found and put to the same test, and clusters that
+            errors concentrate in are inferred. Clusters never convict; a property only if its pairing with the class
+            is broken in held-out rows.
         held_out: Rows the model never saw, in the same forms. Without it `data` is split, and the report says so.
         edit: `edit(x, value) -> x` sets the cue of every row to the value with that id (values in sorted order) and keeps
             the core. Composed data carries its own.
@@ -91,9 +93,13 @@ def audit(
     measured = run.cues(data_in, subject)
     primary = _primary(measured, data_in)
     train, held = data_in.with_cue(primary) if primary else (data_in.train, data_in.held)
+    said = run.findings(measured, subject)
+    if not measured:
+        progress("looking for properties that go with the class", 0.1)
+        unnamed, told = run.unnamed(data_in, subject)
+        said, notes = [finding for finding, _ in unnamed], (*notes, *told)
+        train, held = _most_used(unnamed, train, held)
     probes = run.probes(subject, held)
-    encoded = _encoded(measured, subject, probes, seed)
-    said = findings(measured, encoded, subject, PENULTIMATE if subject.head else None)
     described = run.lenses(subject, train, held)
     learned = run.course(checkpoints, train, held)
     if not measured:
@@ -159,6 +165,17 @@ class _Run:
             train, held = data.with_cue(cue)
             measured.append(measure_cue(train, held, subject, seed=self.seed, draws=draws))
         return measure_jointly(measured, subject, self.seed)
+
+    def findings(self, measured: list[Measured], subject: Subject) -> list[Finding]:
+        """What is said of every cue that was measured."""
+        encoded = _encoded(measured, subject, self.seed)
+        return findings(measured, encoded, subject, PENULTIMATE if subject.head else None)
+
+    def unnamed(self, data: Prepared, subject: Subject) -> tuple[list[tuple[Finding, Suspect]], list[str]]:
+        """Properties that nobody named, each with what is said of it, and notes."""
+        found, notes = suspects(data, subject, self.seed)
+        said = self.findings([s.measured for s in found], subject)
+        return [(as_discovered(f, s), s) for f, s in zip(said, found, strict=True)], notes
 
     def probes(self, subject: Subject, held: Batch) -> list[Finding]:
         """What can be read from each layer."""
@@ -297,7 +314,16 @@ def _primary(measured: list[Measured], data: Prepared) -> str | None:
     return max(measured, key=widest).cue
 
 
-def _encoded(measured: list[Measured], subject: Subject, probes: list[Finding], seed: int) -> dict[str, Any]:
+def _most_used(unnamed: list[tuple[Finding, Suspect]], train: Batch, held: Batch) -> tuple[Batch, Batch]:
+    """The rows by the property that most hangs on, if one is suspect; as they were otherwise."""
+    serious = [(finding, s) for finding, s in unnamed if finding.severity != "none"]
+    if not serious:
+        return train, held
+    _, first = max(serious, key=lambda pair: (pair[0].status == "relies", pair[0].value or 0.0))
+    return first.train, first.held
+
+
+def _encoded(measured: list[Measured], subject: Subject, seed: int) -> dict[str, Any]:
     """The linear probe of every cue at the penultimate layer."""
     if subject.features is None:
         return {}

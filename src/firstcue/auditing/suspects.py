@@ -1,14 +1,39 @@
-"""An audit without an attribute: clusters in which errors concentrate. They are suspects, never convicted."""
+"""An audit without an attribute: simple properties that go with the class, and clusters in which errors concentrate.
 
+Clusters are suspects and never convict. A property is accused only if carrying it over between rows moves decisions *and*
+its pairing with the class, as in training, is broken in held-out rows: then it is no part of what the class is. Where the
+pairing holds everywhere, nothing in the data tells a cue from the class itself, and the report says what it saw.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
 from torch import Tensor
 
+from firstcue.auditing.cue import Measured, measure_cue
 from firstcue.auditing.inferred import infer_clusters
+from firstcue.auditing.prepare import Prepared
 from firstcue.auditing.splits import some_rows
 from firstcue.auditing.subject import Subject
+from firstcue.auditing.verdict import MATTERS, severity_of
 from firstcue.batch import Batch
-from firstcue.finding import Finding
+from firstcue.finding import Finding, Status
+from firstcue.spurious.discover import Material, discovered
+from firstcue.spurious.discovery import Candidate
+from firstcue.spurious.properties import Kind
+from firstcue.spurious.reliance import association
 
 SIGNIFICANT = 0.05
+STRONG = 0.3
+"""Strength from which a property is looked at: one that tells the class less well explains few decisions."""
+
+BROKEN = 0.5
+"""Share of its association with the class in training rows below which a pairing counts as broken in held-out rows."""
+
+MOST_CUES = 3
+MOST_COLUMNS = 1000
+"""Columns up to which a table is scanned."""
+
 MAX_ROWS = 5000
 """Held-out rows that are clustered."""
 
@@ -71,3 +96,112 @@ def inferred_findings(held: Batch, subject: Subject, early: Tensor | None, seed:
             },
         )
     ]
+
+
+NAMELESS = "discovered cue"
+"""Kind of the findings about properties that nobody named."""
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A property found in training rows, with what was measured of it on held-out rows."""
+
+    train: Batch
+    held: Batch
+    measured: Measured
+    candidate: Candidate
+
+
+def suspects(data: Prepared, subject: Subject, seed: int) -> tuple[list[Suspect], list[str]]:
+    """Simple properties of the training rows that tell the class, measured as a named cue would be, and notes.
+
+    Args:
+        data: Training and held-out rows, without an attribute.
+        subject: The model's answers on held-out rows.
+        seed: Of every draw.
+    """
+    kind = _kind(data.train.x)
+    columns = {name: c for name, c in data.train.columns.items() if name in data.held.columns}
+    if kind == "none" and not columns:
+        return [], []
+    train = data.train
+    material = Material(train.y, train.classes, train.x, columns, predict=subject.predict, kind=kind)
+    found = discovered(material, seed=seed).candidates
+    equal = [c.name for c in found if c.standing == "equals the label"]
+    notes = [f"{name} is the label under another name, or leaks it; it was not judged." for name in equal]
+    strong = [c for c in found if c.strength >= STRONG and c.name not in equal][:MOST_CUES]
+    made = []
+    for c in strong:
+        ours, held = _with_candidate(data, c)
+        draws = max(199, 40 * len(strong))
+        made.append(Suspect(ours, held, measure_cue(ours, held, subject, seed=seed, draws=draws), c))
+    return made, notes
+
+
+def _kind(x: Tensor) -> Kind:
+    """What inputs are scanned as; ids of tokens and long vectors have no simple properties of their own."""
+    if x.ndim in (3, 4) and x.shape[-1] > 1:
+        return "image"
+    return "table" if x.ndim == 2 and x.dtype.is_floating_point and x.shape[1] <= MOST_COLUMNS else "none"
+
+
+def _with_candidate(data: Prepared, c: Candidate) -> tuple[Batch, Batch]:
+    """Both batches with the property as their attribute, its values coded alike, held-out rows with its editor."""
+    if c.assign is None:
+        return data.with_cue(c.name)
+    source = data.held.columns[c.name] if c.name in data.held.columns else data.held.x
+    ids = torch.from_numpy(c.assign(source))
+    train = replace(data.train, attribute=c.attribute, values=c.values, cue=c.name, edit=None)
+    return train, replace(data.held, attribute=ids, values=c.values, cue=c.name, edit=c.edit)
+
+
+def as_discovered(finding: Finding, suspect: Suspect) -> Finding:
+    """What is said of a property that nobody named; see the module for when it is an accusation."""
+    m = suspect.measured
+    ours, there = m.association.strength, _strength(suspect.held)
+    moves = m.reliance is not None and m.reliance.ci_low > MATTERS
+    broken = there <= BROKEN * ours and ours - there > 2 * _error(suspect)
+    against = m.gap.conflicting.n > 0 and m.gap.conflicting.ci_high < 1 / suspect.held.num_classes
+    status: Status = "relies" if moves and broken and finding.status == "relies" else "inferred"
+    serious = status == "relies" or (moves and against)
+    pairing = f"it goes with the label with strength {ours:.2f} in training rows and {there:.2f} in held-out rows"
+    if status == "relies":
+        meaning = f"{finding.meaning} Nobody named it: {pairing}, so it is no part of what the class is."
+    elif moves:
+        meaning = (
+            f"Carrying over {m.cue} from other rows moves accuracy by {finding.value or 0.0:.2f}; {pairing}. If it does not "
+            f"belong to the class, this is a shortcut: name it as an attribute and audit again."
+        )
+    else:
+        unmeasured = "could not be measured" if m.reliance is None else "was not shown"
+        meaning = f"{m.cue} goes with the label in training rows; that the model relies on it {unmeasured}."
+    return finding.model_copy(
+        update={
+            "id": finding.id.replace("reliance/", "discovered/", 1),
+            "kind": NAMELESS,
+            "status": status,
+            "severity": finding.severity
+            if status == "relies"
+            else severity_of(finding.value or 0.0)
+            if serious
+            else "none",
+            "meaning": meaning,
+            "details": {
+                **finding.details,
+                "association_in_held_out_rows": there,
+                "balanced_accuracy_of_the_property": suspect.candidate.balanced_accuracy,
+                "p_value_of_the_scan": suspect.candidate.p_value,
+                "properties_that_follow_it": ", ".join(suspect.candidate.follows[:10]) or None,
+            },
+        }
+    )
+
+
+def _strength(held: Batch) -> float:
+    return association(held.y, held.attribute, held.num_classes, held.num_values).strength
+
+
+def _error(suspect: Suspect) -> float:
+    """Standard error of the difference of the two strengths, taken as of shares in the smallest class."""
+    rows = [int(part.y.bincount().clamp(min=1).min()) for part in (suspect.train, suspect.held)]
+    return float(sum(0.25 / n for n in rows) ** 0.5)

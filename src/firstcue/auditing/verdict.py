@@ -102,7 +102,7 @@ def _measurable(e: Evidence, gap: Gap) -> Judgement | None:
 def _by_edit(e: Evidence, gap: Gap, reliance: Reliance) -> Judgement:
     size = f"{reliance.value:.2f} ({reliance.ci_low:.2f} to {reliance.ci_high:.2f})"
     if reliance.ci_low > MATTERS:
-        severity = _severity(reliance.value)
+        severity = severity_of(reliance.value)
         return _said(
             "relies",
             f"setting {e.cue} in the input and keeping the rest moves accuracy by {size}: {severity} reliance.",
@@ -121,7 +121,8 @@ def _by_edit(e: Evidence, gap: Gap, reliance: Reliance) -> Judgement:
     )
 
 
-def _severity(value: float) -> Severity:
+def severity_of(value: float) -> Severity:
+    """In words, how much accuracy hangs on a cue."""
     return "slight" if value < 0.10 else "clear" if value < 0.25 else "severe"
 
 
@@ -164,7 +165,7 @@ def _by_erasure(e: Evidence, gap: Gap, erasure: Erasure, size: str) -> Judgement
         else ""
     )
     if closes or inverted:
-        severity = _severity(gap.value - max(erasure.gap_after.value, 0.0))
+        severity = severity_of(gap.value - max(erasure.gap_after.value, 0.0))
         return _said("relies", f"accuracy differs by {size} over {e.cue}, and {share}: {severity} reliance.", severity)
     if erasure.closed < 0.25:
         return _said("no shortcut found", f"accuracy differs by {size} over {e.cue}, but not through it: {share}.")

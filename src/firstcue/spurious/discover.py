@@ -95,7 +95,9 @@ def discovered(m: Material, *, most: int = 5, seed: int = 0, progress: Progress 
 _ORDER: dict[Standing, int] = {"relied on": 0, "associated": 1, "not relied on": 2, "equals the label": 3}
 
 
-def _chosen(m: Material, rows: np.ndarray, most: int, seed: int) -> tuple[tuple[Chosen, ...], tuple[Property, ...], Any]:
+def _chosen(
+    m: Material, rows: np.ndarray, most: int, seed: int
+) -> tuple[tuple[Chosen, ...], tuple[Property, ...], Any]:
     metadata = {name: _host(values)[rows] for name, values in (m.metadata or {}).items()}
     properties = properties_of(None if m.x is None else take(m.x, rows), metadata, kind=m.kind)
     chosen, scan = choose(properties, m.y.numpy()[rows], shape=_shape(m), most=most, seed=seed)
@@ -136,7 +138,7 @@ def _candidate(c: Chosen, properties: Sequence[Property], m: Material, rows: np.
         gap=gap,
         followed=_followed(m, c.scanned.rule(values)),
         direction=_direction(m, attribute),
-        assign=None if measure is None else partial(_assign, measure=measure, reads=reads),
+        assign=None if c.property.levels else partial(_assign, measure=measure or _numbers, reads=reads),
         edit=edit,
     )
 
@@ -162,6 +164,10 @@ class _Reads:
 
 def _assign(x: Any, measure: Callable[[Any], np.ndarray], reads: _Reads) -> np.ndarray:
     return reads.ids(measure(x))
+
+
+def _numbers(column: Any) -> np.ndarray:
+    return _host(column).astype(np.float64)
 
 
 def _all_values(p: Property, m: Material, rows: np.ndarray) -> np.ndarray:

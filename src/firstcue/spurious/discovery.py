@@ -60,7 +60,7 @@ class Candidate:
     """Where its values lie apart in the embeddings."""
 
     assign: Callable[[Any], np.ndarray] | None = None
-    """Ids of the values of other inputs; None for metadata."""
+    """Ids of the values of other inputs, or of another column of the same metadata; None for categories."""
 
     edit: Callable[[Any, int], Any] | None = None
     """`edit(x, value)` carries the property over from rows of that value."""

@@ -81,7 +81,9 @@ def early_late(outputs: Sequence[tuple[int, Any]], y: Any) -> EarlyLate:
     labels = as_tensor(y, "y").detach().cpu().long()
     trained = sorted(((int(s), _logits(o, labels)) for s, o in outputs if int(s) > 0), key=lambda pair: pair[0])
     if not trained:
-        raise ValueError("`checkpoints` hold no step after 0; give (step, outputs) of a network that has begun to learn.")
+        raise ValueError(
+            "`checkpoints` hold no step after 0; give (step, outputs) of a network that has begun to learn."
+        )
     steps = tuple(step for step, _ in trained)
     decisions = torch.stack([o.argmax(dim=1) for _, o in trained])
     right = decisions == labels

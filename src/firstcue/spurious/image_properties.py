@@ -87,12 +87,7 @@ def _parts(h: int, w: int) -> list[Made]:
     frame = torch.ones(h, w, dtype=torch.bool)
     frame[edge : h - edge, edge : w - edge] = False
     made: list[Made] = [("brightness of the border", partial(_mean_in, mask=frame), carry_mask(frame), None)]
-    for name, cell in {
-        "the upper half": (0, h // 2, 0, w),
-        "the lower half": (h // 2, h, 0, w),
-        "the left half": (0, h, 0, w // 2),
-        "the right half": (0, h, w // 2, w),
-    }.items():
+    for name, cell in _halves(h, w).items():
         made.append((f"brightness of {name}", partial(_mean, cell=cell), carry_mask(mask_of([cell], h, w)), None))
     for cell in cells(h, w):
         carry, where = carry_mask(mask_of([cell], h, w)), place_name(cell, h, w)
@@ -101,6 +96,15 @@ def _parts(h: int, w: int) -> list[Made]:
             made.append((f"contrast of {where}", partial(_spread, cell=cell), carry, cell))
             made.append((f"edges of {where}", partial(_edges, cell=cell), carry, cell))
     return made
+
+
+def _halves(h: int, w: int) -> dict[str, Cell]:
+    return {
+        "the upper half": (0, h // 2, 0, w),
+        "the lower half": (h // 2, h, 0, w),
+        "the left half": (0, h, 0, w // 2),
+        "the right half": (0, h, w // 2, w),
+    }
 
 
 def cells(h: int, w: int) -> list[Cell]:
@@ -126,6 +130,8 @@ def place_name(cell: Cell, h: int, w: int) -> str:
         ('the top left corner', 'rows 7-13, columns 0-27')
     """
     top, bottom, left, right = cell
+    if cell in (halves := _halves(h, w)).values():
+        return next(name for name, half in halves.items() if half == cell)
     small = bottom - top <= h // 2 and right - left <= w // 2
     if small and (top == 0 or bottom == h) and (left == 0 or right == w):
         return f"the {'top' if top == 0 else 'bottom'} {'left' if left == 0 else 'right'} corner"

@@ -71,7 +71,9 @@ def slice_line(
     """
     wrong = np.asarray(errors, dtype=np.float64)
     if wrong.ndim != 1 or not np.isfinite(wrong).all() or (wrong < 0).any():
-        raise ValueError("`errors` has to be one finite number per row, none below 0: 1 where the model is wrong, or its loss.")
+        raise ValueError(
+            "`errors` has to be one finite number per row, none below 0: 1 where the model is wrong, or its loss."
+        )
     if not 0 < weight <= 1:
         raise ValueError(f"`weight` has to be in (0, 1]; got {weight}.")
     if wrong.sum() == 0 or not table:
@@ -142,9 +144,7 @@ def _search(
     return top
 
 
-def _joined(
-    parents: Mapping[tuple[int, ...], Any], terms: list[tuple[int, np.ndarray]]
-) -> list[tuple[int, ...]]:
+def _joined(parents: Mapping[tuple[int, ...], Any], terms: list[tuple[int, np.ndarray]]) -> list[tuple[int, ...]]:
     """Pairs of slices that share all but their last condition, on different columns."""
     ids = sorted(parents)
     return [
@@ -155,9 +155,7 @@ def _joined(
     ]
 
 
-def _bound(
-    size: int, total: float, largest: float, n: int, mean: float, weight: float, support: int
-) -> float:
+def _bound(size: int, total: float, largest: float, n: int, mean: float, weight: float, support: int) -> float:
     """The highest score that any slice inside this one can have.
 
     Of s of its rows the error adds up to at most min(total, s * largest). The score rises in s as long as s * largest is
@@ -165,6 +163,4 @@ def _bound(
     """
     sizes = {support, size, int(min(max(total / largest, support), size))} if largest > 0 else {size}
     sizes |= {min(s + 1, size) for s in sizes}
-    return max(
-        weight * (min(total, s * largest) / s / mean - 1) - (1 - weight) * (n / s - 1) for s in sizes if s >= 1
-    )
+    return max(weight * (min(total, s * largest) / s / mean - 1) - (1 - weight) * (n / s - 1) for s in sizes if s >= 1)

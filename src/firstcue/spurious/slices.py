@@ -102,9 +102,13 @@ def domino_slices(
     wrong = labels != decisions
     if not wrong.any():
         return ()
-    share = _mixture(z, labels, decisions, wrong, min(components, max(1, len(z) // SMALLEST)), sharpness, iterations, seed)
+    share = _mixture(
+        z, labels, decisions, wrong, min(components, max(1, len(z) // SMALLEST)), sharpness, iterations, seed
+    )
     hard = share.argmax(axis=1)
-    errors = np.array([wrong[hard == k].mean() if (hard == k).sum() >= SMALLEST else -1.0 for k in range(share.shape[1])])
+    errors = np.array(
+        [wrong[hard == k].mean() if (hard == k).sum() >= SMALLEST else -1.0 for k in range(share.shape[1])]
+    )
     worst = [int(k) for k in np.argsort(-errors, kind="stable")[:most] if errors[k] > wrong.mean()]
     return tuple(_slice("Domino", hard == k, wrong, _from_centre(z, hard == k)) for k in worst)
 
@@ -239,7 +243,9 @@ def _mixture(
         spread = (share.T @ z**2) / mass[:, None] - mean**2
         spread = np.maximum(spread, 0) + 1e-3 * z.var(axis=0).mean() + 1e-12
         kinds = (share.T @ said + 1e-3) / (mass[:, None] + 2e-3 * classes)
-        fit = -0.5 * (z**2 @ (1 / spread).T - 2 * z @ (mean / spread).T + (mean**2 / spread + np.log(spread)).sum(axis=1))
+        fit = -0.5 * (
+            z**2 @ (1 / spread).T - 2 * z @ (mean / spread).T + (mean**2 / spread + np.log(spread)).sum(axis=1)
+        )
         fit = fit + sharpness * (said @ np.log(kinds).T) + np.log(mass / mass.sum())
         fit -= fit.max(axis=1, keepdims=True)
         share = np.exp(fit)
@@ -287,6 +293,8 @@ def _light(z: Tensor, centre: Tensor, mass: float) -> tuple[Tensor, float]:
     ordered = distance.sort().values
     count = torch.arange(1, len(z) + 1, dtype=torch.float64)
     needed = ordered.cumsum(0) / (count - mass).clamp(min=1e-12)  # the radius if exactly the first j rows are inside
-    fits = (count > mass) & (needed >= ordered) & (needed <= torch.cat([ordered[1:], ordered.new_full((1,), torch.inf)]))
+    fits = (
+        (count > mass) & (needed >= ordered) & (needed <= torch.cat([ordered[1:], ordered.new_full((1,), torch.inf)]))
+    )
     radius = float(needed[fits][0]) if bool(fits.any()) else float(ordered[-1]) * 2 + 1e-12
     return (1 - distance / max(radius, 1e-12)).clamp(min=0), radius
