@@ -4,7 +4,7 @@ Each returns a function of (losses of rows, outputs, batch) that gives the objec
 `.needs` names the labels used. Make a new one for every training: those that anneal or average count their calls.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -34,6 +34,14 @@ class Penalized:
             raise ValueError(f"`strength` and `anneal` of {name} are at least 0; got {strength} and {anneal}.")
         self._penalty, self._strength, self._anneal, self._name = penalty, strength, anneal, name
         self._calls = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a training that goes on later needs."""
+        return {"calls": self._calls}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        self._calls = int(state["calls"])
 
     def __call__(self, losses: Tensor, outputs: Tensor, batch: Batch) -> Tensor:
         """The objective."""
@@ -186,6 +194,15 @@ class Fishr(Penalized):
         self._averages: dict[int, Tensor] = {}
         self._features: Tensor | None = None
         self._hook = head.register_forward_pre_hook(self._see)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a training that goes on later needs."""
+        return super().state_dict() | {"averages": {e: value.clone() for e, value in self._averages.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict()`."""
+        super().load_state_dict(state)
+        self._averages = {e: value.clone() for e, value in state["averages"].items()}
 
     def remove(self) -> None:
         """Take the hook off the head."""
