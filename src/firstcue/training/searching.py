@@ -3,7 +3,6 @@
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,7 +84,7 @@ def train_with(
         held_out: Rows in the same forms that are not trained on. They choose, and the last-layer remedies fit to them.
         selection: "worst group" (needs groups of held-out rows), "worst class", "average", or "last", which takes the
             last epoch and allows one rate only.
-        rates: Learning rates to try; every remedy deserves its own.
+        rates: Learning rates to try; every remedy deserves its own. One at which training diverges is out.
         epochs: Passes over the data at each rate.
         batch_size: Rows of a step.
         optimizer: Of a network at a rate.
@@ -165,29 +164,43 @@ def search(
     kept = {name: Kept() for name in selections}
     tried: dict[Selection, list[Attempt]] = {name: [] for name in selections}
     for number, rate in enumerate(rates):
+        found = {name: Kept() for name in selections}
         scores: dict[Selection, list[float]] = {name: [] for name in selections}
-        early: dict[str, Tensor] = {}
         failure = ""
         try:
             for epoch, model in enumerate(
                 _epochs(remedy, network, batch, rate, epochs, batch_size, optimizer, seed), 1
             ):
                 progress(f"{remedy.name} at rate {rate:g}", (number + epoch / epochs) / len(rates))
-                early = early or _copied(model)
-                right = None if held_out is None else predict(model, held_out.x).argmax(dim=1) == held_out.y.cpu()
-                for name in selections:
-                    value = float(epoch) if name == "last" else score(name, right, held_out)
-                    scores[name] += [] if name == "last" else [value]
-                    if value > kept[name].score:
-                        kept[name] = Kept(value, rate, epoch, _copied(model), early)
+                _judge(found, scores, epoch, model, rate, held_out)
         except NotFinite as error:
-            failure = str(error)
+            failure = f"{remedy.name} at learning rate {rate:g}: {error}"
         for name in selections:
             tried[name].append(Attempt(rate, tuple(scores[name]), failure))
-    if any(not one.state for one in kept.values()) or (failure and "last" in selections):
-        why = "; ".join(f"at {a.rate:g}: {a.failure}" for a in tried[selections[0]])
+            if not failure and found[name].score > kept[name].score:
+                kept[name] = found[name]
+    if not all(one.state for one in kept.values()):
+        why = "; ".join(attempt.failure for attempt in tried[selections[0]])
         raise NotFinite(f"training with {remedy.name!r} diverged at every learning rate tried. {why}")
     return Search(kept, {name: tuple(attempts) for name, attempts in tried.items()})
+
+
+def _judge(
+    found: dict[Selection, Kept],
+    scores: dict[Selection, list[float]],
+    epoch: int,
+    model: nn.Module,
+    rate: float,
+    held_out: Batch | None,
+) -> None:
+    """Keep the network after this epoch for every selection by which it is the best so far."""
+    right = None if held_out is None else predict(model, held_out.x).argmax(dim=1) == held_out.y.cpu()
+    state = _copied(model)
+    for name, kept in found.items():
+        value = float(epoch) if name == "last" else score(name, right, held_out)
+        scores[name] += [] if name == "last" else [value]
+        if value > kept.score:
+            found[name] = Kept(value, rate, epoch, state, kept.early or state)
 
 
 def finish(
@@ -228,15 +241,13 @@ def _epochs(
     optimizer: Optimizer,
     seed: int,
 ) -> Iterator[nn.Module]:
-    """The network after every epoch; what diverges says with which remedy and at which rate."""
-    with _named(remedy, rate):
-        model = network(seed)
-        plan = remedy.recipe(Setting(batch, model, network, lambda m: optimizer(m, rate), batch_size, seed))
-        steps = optimizer(model, rate)
+    """The network after every epoch."""
+    model = network(seed)
+    plan = remedy.recipe(Setting(batch, model, network, lambda m: optimizer(m, rate), batch_size, seed))
+    steps = optimizer(model, rate)
     try:
         for epoch in range(epochs):
-            with _named(remedy, rate):
-                _one_pass(plan, model, steps, batch_size, _seed(seed, epoch))
+            _one_pass(plan, model, steps, batch_size, _seed(seed, epoch))
             yield model
     finally:
         getattr(plan.weighting, "remove", lambda: None)()  # hooks
@@ -249,14 +260,6 @@ def _one_pass(plan: Plan, model: nn.Module, steps: torch.optim.Optimizer, batch_
 
 def _seed(seed: int, epoch: int) -> int:
     return 1000 * seed + epoch + 1
-
-
-@contextmanager
-def _named(remedy: TrainingRemedy, rate: float) -> Iterator[None]:
-    try:
-        yield
-    except NotFinite as error:
-        raise NotFinite(f"{remedy.name} at learning rate {rate:g}: {error}") from None
 
 
 def _copied(model: nn.Module) -> dict[str, Tensor]:
