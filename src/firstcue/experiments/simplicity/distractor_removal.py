@@ -14,15 +14,16 @@ SOURCE = "arXiv 2201.05610"
 VERSION = 1
 _COMMON = {
     "kind": "blend", "core": "garments", "distractor": "digits",
-    "strategy": "lookahead", "head": "mix", "lam": 0.5, "classifier_rate": 2e-3,
+    "strategy": "lookahead", "head": "mix", "lam": 1.0, "classifier_rate": 2e-3,
 }  # fmt: skip
 SCALES = {
     "tiny": Scale(
         minutes=2.0,
         settings=_COMMON
         | {
+           
             "size": 14, "train_rows": 2000, "test_rows": 500, "channels": 8, "width": 8,
-            "warmup": 200, "steps": 200, "retrain_steps": 200, "densities": ["dct", "dct-fitted"],
+            "warmup": 250, "steps": 250, "retrain_steps": 200, "densities": ["dct", "dct-fitted"],
         },
     ),
     "small": Scale(

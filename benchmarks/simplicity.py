@@ -1,0 +1,152 @@
+"""Simplicity: what its steps cost beside the sum of their parts, on one thread, in CPU seconds.
+
+claim   A step of `act_grad` takes at most 1.3 times, and one of `lookahead` at most 1.6 times, the sum of its parts: a plain
+        step of the classifier, a forward and backward pass of the simplifier, one of the density. Batch 32 at 28 x 28, all
+        gates open, so that every image is measured.
+false   if a line printed below says MISSED
+
+Runs of what is compared alternate, so that a busy machine slows both alike; times are lower quartiles over runs.
+"""
+
+import argparse
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from firstcue.forward import seeded
+from firstcue.simplicity._outputs import training_without_batches
+from firstcue.simplicity.autoregressive import PixelAR
+from firstcue.simplicity.fitting import Plan, Run, _optimizer, _step
+from firstcue.simplicity.gating import Pressure
+from firstcue.simplicity.simplify import Simplifier
+
+ROWS, SIZE = 32, 28
+MOST = {"act_grad": 1.3, "lookahead": 1.6}
+
+
+def classifier() -> nn.Module:
+    """Two convolutions and a linear head, 34k parameters, the same each time."""
+    with seeded(0):
+        return two_convolutions()
+
+
+def two_convolutions() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 24, 3, padding=1), nn.ELU(), nn.MaxPool2d(2),
+        nn.Conv2d(24, 48, 3, padding=1), nn.ELU(), nn.MaxPool2d(2),
+        nn.Flatten(), nn.Linear(48 * 7 * 7, 10),
+    )  # fmt: skip
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
+
+
+def quartiles(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Lower quartile of the CPU seconds of each, over alternating runs after two for warming up."""
+    for run in 2 * list(runs.values()):
+        run()
+    gc.collect()
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for _ in range(repeats):
+        for name, run in runs.items():
+            times[name].append(seconds(run))
+    return {name: statistics.quantiles(values)[0] for name, values in times.items()}
+
+
+def told(what: str, found: float, most: float, unit: str) -> bool:
+    """Print a line; whether it holds."""
+    print(
+        f"{what:72} {found:8.2f} {unit}, at most {most:g} wanted  {'held' if found <= most else 'MISSED'}", flush=True
+    )
+    return found <= most
+
+
+# steps of simplified training
+
+
+def images() -> tuple[Tensor, Tensor]:
+    """The same images each time, with the labels that the classifier gives them: the gate of `act_grad` is then open."""
+    x = torch.rand(ROWS, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return x, classifier()(x).argmax(dim=1)
+
+
+def plain_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    cross_entropy(model(x), y).backward()
+    optimizer.step()
+
+
+def simplifier_pass(net: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> None:
+    optimizer.zero_grad(set_to_none=True)
+    net(x).sum().backward()
+    optimizer.step()
+
+
+def density_pass(density: Any, x: Tensor) -> None:
+    images = x.clone().requires_grad_()
+    torch.autograd.grad(density.bits(images).sum(), images)
+
+
+def fit_of(strategy: str, density: Any) -> Run:
+    """A fit about to take steps, with tolerances that leave every gate open."""
+    net, model = Simplifier().build((1, SIZE, SIZE), density), classifier()
+    plan = Plan(
+        strategy=strategy, lam=0.1, tau=1e6, d_max=1e6, bits_target=None, warmup=0, steps=1, ramp=0, frozen=False,
+        augment=None, batch_size=ROWS, rate=1e-5, classifier_rate=1e-5, virtual_rate=0.1, seed=0,
+    )  # fmt: skip
+    adam = torch.optim.Adam(net.parameters(), lr=1e-5)
+    return Run(net, model, density, plan, Pressure(0.1), 1e6, adam, _optimizer(model, 1e-5))
+
+
+def training_steps(repeats: int) -> bool:
+    """Both strategies beside their parts, with an autoregressive density of the size that ships."""
+    (x, y), density, model = images(), PixelAR(hidden=32, blocks=3).requires_grad_(False).eval(), classifier()
+    net = Simplifier().build((1, SIZE, SIZE), density)
+    adam = torch.optim.Adam(net.parameters(), lr=1e-5)
+    plain = _optimizer(model, 1e-5)
+    runs: dict[str, Callable[[], Any]] = {
+        "plain step": lambda: plain_step(model, plain, x, y),
+        "simplifier": lambda: simplifier_pass(net, adam, x),
+        "density": lambda: density_pass(density, x),
+    }
+    fits = {strategy: fit_of(strategy, density) for strategy in MOST}
+    runs |= {strategy: partial(_step, fit, 0, x, y) for strategy, fit in fits.items()}
+    with training_without_batches(model):
+        found = quartiles(runs, repeats)
+    parts = sum(found[name] for name in ("plain step", "simplifier", "density"))
+    print("parts of a step: " + ", ".join(f"{name} {1e3 * found[name]:.1f} ms" for name in list(runs)[:3]), flush=True)
+    return all(
+        [told(f"a step of {strategy} ({1e3 * found[strategy]:.1f} ms) over the sum of its parts", found[strategy] / parts, most, "x")
+         for strategy, most in MOST.items()]
+    )  # fmt: skip
+
+
+PARTS = {"training": training_steps}
+"""Name of a part to what measures it, given the number of repetitions; whether all of its lines hold."""
+
+
+def main() -> int:
+    """`simplicity.py [PART ...] [--repeats N]`; 1 if any claim is false."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []])
+    parser.add_argument("--repeats", type=int, default=25)
+    chosen = parser.parse_args()
+    torch.set_num_threads(1)
+    held = [PARTS[name](chosen.repeats) for name in chosen.parts or PARTS]
+    return int(not all(held))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
