@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from firstcue._progress import Progress, silent
+from firstcue._progress import Progress, bar, silent
 
 if TYPE_CHECKING:  # pydantic is not loaded for `--help`
     from firstcue.finding import Report
@@ -52,17 +52,11 @@ def note(text: str, *, quiet: bool) -> None:
 @contextmanager
 def progress(*, quiet: bool) -> Iterator[Progress]:
     """A progress bar on stderr while somebody watches, else silence."""
-    if not _watched(quiet):
+    if quiet:
         yield silent
         return
-    from rich.console import Console
-    from rich.progress import BarColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bars
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
-    with Bars(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("starting", total=1.0)
-        yield lambda stage, done: bars.update(task, description=stage, completed=done)
+    with bar() as shown:
+        yield shown
 
 
 def _watched(quiet: bool) -> bool:

@@ -1,0 +1,142 @@
+"""Train the densities that firstcue ships: gray28 and gray28-glow, from fixed seeds, about 20 minutes of one core each.
+
+Needs `sudo apt-get install dataset-fashion-mnist`. Every image is drawn anew from
+
+    garments    Fashion-MNIST's training file without the 6,000 pullovers and coats that firstcue ships (MIT licence)
+    digits      the first 70 % of scikit-learn's handwritten digits, enlarged (CC BY 4.0)
+    photographs the left 70 % of scikit-learn's two photographs, in patches (CC BY)
+    synthetic   constants, ramps, noise of every contrast
+
+with contrasts lowered towards the background, inversions and blurs among them, so that a low number of bits means simple
+and not merely familiar.
+
+    python scripts/train_densities.py gray28 [--steps N] [--checkpoint FILE]
+    python scripts/train_densities.py gray28-glow
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from firstcue.data.garments import fashion_mnist
+from firstcue.data.images import shipped
+from firstcue.simplicity import _pictures as pictures
+from firstcue.simplicity._fit_network import Plan, fit_network
+from firstcue.simplicity.autoregressive import PixelAR
+from firstcue.simplicity.glow import ImageGlow
+
+SEED = 20211
+SIZE = pictures.SIZE
+
+
+def garments_to_learn() -> Tensor:
+    """Fashion-MNIST's training images except those that firstcue ships."""
+    data = fashion_mnist("train")
+    ours = {row.tobytes() for row in (shipped().x * 255).round().byte().numpy()}
+    grey = (data.x * 255).round().byte().numpy() if float(data.x.max()) <= 1 else data.x.byte().numpy()
+    kept = torch.tensor([row.tobytes() not in ours for row in grey])
+    return torch.from_numpy(grey)[kept]
+
+
+def uniform(shape: tuple[int, ...], generator: torch.Generator, low: float = 0.0, high: float = 1.0) -> Tensor:
+    return low + (high - low) * torch.rand(shape, generator=generator)
+
+
+def rows(images: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    return images[torch.randint(0, len(images), (count,), generator=generator)]
+
+
+def changed(x: Tensor, background: Tensor, generator: torch.Generator) -> Tensor:
+    """Half as they are; the rest with less contrast, inverted, brighter or darker, or blurred."""
+    n = len(x)
+    fate = torch.rand(n, generator=generator).view(-1, 1, 1, 1)
+    less = pictures.contrasted(x, uniform((n, 1, 1, 1), generator), background)
+    spread = uniform((n, 1, 1, 1), generator)
+    moved = x * spread + (1 - spread) * uniform((n, 1, 1, 1), generator)
+    x = torch.where(fate < 0.2, less, x)
+    x = torch.where((fate >= 0.2) & (fate < 0.3), 1 - x, x)
+    x = torch.where((fate >= 0.3) & (fate < 0.4), moved, x)
+    blur = int(torch.randint(0, n, (), generator=generator))
+    sigma = float(uniform((), generator, 0.3, 3.0))
+    count = max(1, n // 5)
+    chosen = (torch.arange(count) + blur) % n
+    x[chosen] = pictures.blurred(x[chosen], sigma)
+    return x
+
+
+class Mix:
+    """Draws training images: the share of every kind is fixed, each batch is shuffled by the loss alone."""
+
+    def __init__(self) -> None:
+        self.garments = garments_to_learn()
+        self.digits = pictures.smooth_digits("train")
+
+    def __call__(self, count: int, generator: torch.Generator) -> Tensor:
+        share = {name: max(1, round(count * part)) for name, part in SHARES.items()}
+        parts = [MAKERS[name](self, share[name], generator) for name in SHARES]
+        return torch.cat(parts).clamp(0, 1)
+
+    def some_garments(self, n: int, generator: torch.Generator) -> Tensor:
+        x = rows(self.garments, n, generator).float() / 255
+        return changed(x, torch.zeros(()), generator)
+
+    def some_digits(self, n: int, generator: torch.Generator) -> Tensor:
+        return changed(rows(self.digits, n, generator), torch.zeros(()), generator)
+
+    def some_patches(self, n: int, generator: torch.Generator) -> Tensor:
+        x = pictures.patches(n, generator, "train")
+        if float(torch.rand((), generator=generator)) < 0.5:
+            x = x.flip(3)
+        return changed(x, x.mean((1, 2, 3), keepdim=True), generator)
+
+    def some_noise(self, n: int, generator: torch.Generator) -> Tensor:
+        contrast = uniform((n, 1, 1, 1), generator) ** 2
+        x = pictures.noise(n, generator, SIZE, contrast)
+        x[: n // 2] = pictures.noise(n // 2, generator, SIZE)
+        room = (1 - contrast) / 2
+        x[n // 2 :] += (2 * uniform((n, 1, 1, 1), generator) - 1)[n // 2 :] * room[n // 2 :]
+        return x
+
+
+SHARES = {"garments": 0.3, "digits": 0.1, "patches": 0.32, "constants": 0.06, "ramps": 0.13, "noise": 0.09}
+MAKERS: dict[str, Callable[[Mix, int, torch.Generator], Tensor]] = {
+    "garments": Mix.some_garments,
+    "digits": Mix.some_digits,
+    "patches": Mix.some_patches,
+    "constants": lambda _, n, generator: pictures.constants(n, generator),
+    "ramps": lambda _, n, generator: pictures.ramps(n, generator),
+    "noise": Mix.some_noise,
+}
+
+
+RECIPES: dict[str, Callable[[], tuple[PixelAR | ImageGlow, float]]] = {
+    "gray28": lambda: (PixelAR(seed=SEED), 2e-3),
+    "gray28-glow": lambda: (ImageGlow((1, SIZE, SIZE), steps=8, scales=2, hidden=48, seed=SEED), 1e-3),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("name", choices=["gray28", "gray28-glow"])
+    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--checkpoint", type=Path)
+    asked = parser.parse_args()
+    mix = Mix()
+    held_out = mix(500, torch.Generator().manual_seed(SEED + 1))
+    density, lr = RECIPES[asked.name]()
+    plan = Plan(asked.name, density.config, None, asked.steps, 32, lr, SEED, falling=False)
+    state = fit_network(density, mix, held_out, plan, checkpoint=asked.checkpoint, progress=told)
+    print(json.dumps(state.history[-1]))
+
+
+def told(stage: str, done: float) -> None:
+    print(f"{done:.0%} {stage}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
