@@ -46,6 +46,7 @@ def test_mlflow_has_the_metrics(tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     library = pytest.importorskip("mlflow")
     library.set_tracking_uri(f"file:{tmp_path}")
+    library.set_experiment("a test")
     with library.start_run() as run:
         own = recorder()
         run_with(own, mlflow(own))
