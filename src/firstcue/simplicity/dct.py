@@ -27,6 +27,10 @@ DIRECTED = ((0.0, 2.0), (2.0, 0.0), (1.0, 4.0), (4.0, 1.0))
 """How fast they fall down and across, for textures and shades that have a direction."""
 
 
+NARROWEST = 2.0**-6
+"""Grey levels; a narrower law costs the same to the last digit."""
+
+
 class Block(NamedTuple):
     """Where blocks of one size lie: the remainder of an image that is no multiple of the block has a size of its own."""
 
@@ -39,15 +43,15 @@ class Block(NamedTuple):
 class DCTLaplace:
     """Discretised Laplace laws for the cosine amplitudes of blocks.
 
-    A block's contrast is not fixed: its bits are `-log2` of the mean probability over a few scales (and, without fitted
-    scales, over ways in which amplitudes fall with frequency: as `1 / (1 + |k|)^t`, t = 0, 1, 2, or along one axis more
-    than along the other). The mean grey of a block is described relative to the blocks to the left and above, so a flat
-    image costs next to nothing, whatever its grey. It is an idealised code length: amplitudes are taken as the real
-    numbers they are, each in a cell of width 1.
+    A block's contrast is not fixed: its bits are `-log2` of the mean probability over a few scales and over ways in which
+    amplitudes fall with frequency: as `1 / (1 + |k|)^t`, t = 0, 1, 2, along one axis more than along the other, and as in the
+    images that scales were fitted to, if any. The mean grey of a block is described relative to the blocks to the left
+    and above, so a flat image costs next to nothing, whatever its grey. It is an idealised code length: amplitudes are
+    taken as the real numbers they are, each in a cell of width 1.
 
     Args:
         block: Side of the blocks in pixels; None takes the whole image as one block.
-        scales: `(c, block, block)` mean absolute amplitudes, from `DCTLaplace.fit`; the fixed law when absent. For whole
+        scales: `(c, block, block)` mean absolute amplitudes, from `DCTLaplace.fit`; fixed laws alone when absent. For whole
             images `(c, h, w)`, and only images of that size are measured.
 
     Raises:
@@ -96,7 +100,7 @@ class DCTLaplace:
             )
         unfitted = cls(block)
         first = next(iter(unfitted._amplitudes(known)))
-        return cls(block, first[1].abs().mean(dim=(0, 2, 3)).clamp(min=2.0**-6).float())
+        return cls(block, first[1].abs().mean(dim=(0, 2, 3)).clamp(min=NARROWEST).float())
 
     @property
     def config(self) -> dict[str, Any]:
@@ -130,10 +134,9 @@ class DCTLaplace:
         if self.scales is not None and x.shape[1] != len(self.scales):
             raise ValueError(f"images have {x.shape[1]} channels, but the scales were fitted on {len(self.scales)}.")
         for place, amplitudes, first in self._amplitudes(x):
-            laws = self._laws(place, x)
-            each = torch.stack([_bits_of(amplitudes, law).sum(dim=(-2, -1)) for law in laws])
-            mixed = -torch.logsumexp(-each * math.log(2), dim=0) / math.log(2) + math.log2(len(laws))
-            yield place, (mixed + first).sum(dim=1)
+            nats = nats_of(amplitudes, self._laws(place, x))
+            mixed = math.log(nats.shape[-1]) - torch.logsumexp(-nats, dim=-1)
+            yield place, (mixed / math.log(2) + first).sum(dim=1)
 
     def _amplitudes(self, x: Tensor) -> Iterator[tuple[Block, Tensor, Tensor]]:
         """For each size of block its place, `(n, c, rows, columns, height, width)` amplitudes, bits of the first mean."""
@@ -163,29 +166,47 @@ class DCTLaplace:
             Block(slice(r, r + rn * rs), slice(c, c + cn * cs), rs, cs) for r, rn, rs in rows for c, cn, cs in columns
         ]
 
-    def _laws(self, place: Block, x: Tensor) -> list[Tensor]:
-        """Scales `(c or 1, 1, 1, height, width)` of each law in the mixture."""
+    def _laws(self, place: Block, x: Tensor) -> Tensor:
+        """Scales `(laws, c or 1, height, width)` of the laws in the mixture."""
         unit = self.block or 8
         down = torch.arange(place.height, dtype=x.dtype, device=x.device) * (unit / place.height)
         across = torch.arange(place.width, dtype=x.dtype, device=x.device) * (unit / place.width)
+        rows, columns = down[:, None], across[None, :]
+        falls = [BASE * (1 + torch.hypot(rows, columns)) ** -tilt for tilt in TILTS]
+        falls += [BASE * (1 + rows) ** -vertical * (1 + columns) ** -horizontal for vertical, horizontal in DIRECTED]
+        shapes = torch.stack(falls)[:, None]
         if self.scales is not None:
             fitted = self.scales.to(x)
-            if tuple(fitted.shape[1:]) != (place.height, place.width):
-                fitted = _read_off(fitted, down, across)
-            return [(fitted * contrast)[:, None, None] for contrast in CONTRASTS]
-        down, across = down[:, None], across[None, :]
-        falls = [(1 + torch.hypot(down, across)) ** -tilt for tilt in TILTS]
-        falls += [(1 + down) ** -vertical * (1 + across) ** -horizontal for vertical, horizontal in DIRECTED]
-        return [BASE * contrast * fall for contrast in CONTRASTS for fall in falls]
+            known = tuple(fitted.shape[1:]) == (place.height, place.width)
+            read = fitted if known else _read_off(fitted, down, across)
+            shapes = torch.cat([shapes.expand(-1, len(read), -1, -1), read[None]])
+        contrasts = torch.tensor(CONTRASTS, dtype=x.dtype, device=x.device)
+        return (contrasts[:, None, None, None, None] * shapes).flatten(0, 1).clamp(min=NARROWEST)
 
 
-def _bits_of(amplitudes: Tensor, scale: Tensor) -> Tensor:
-    """`-log2` of the mass that a Laplace law puts on the cell of width 1 around each amplitude."""
-    scale = scale.clamp(min=2.0**-8)
-    size = amplitudes.abs()
-    inside = size.clamp(max=0.5)
-    mass = -0.5 * (torch.expm1((inside - 0.5) / scale) + torch.expm1(-(inside + 0.5) / scale))
-    return ((size - 0.5).clamp(min=0) / scale - mass.log()) / math.log(2)
+def nats_of(amplitudes: Tensor, scales: Tensor) -> Tensor:
+    """`-ln` of the mass that each law puts on the cells of width 1 around the amplitudes of each block.
+
+    A Laplace law of scale b puts `1 - exp(-a)` on the cell around zero and `exp(-|k| / b) sinh(a)` on that around k, with
+    a = 1 / (2 b). Between zero and one half, where the cell holds the peak, the logarithm is interpolated by a parabola:
+    so all laws together are two matrix products.
+
+    Args:
+        amplitudes: `(n, c, rows, columns, height, width)`.
+        scales: `(laws, c or 1, height, width)`.
+
+    Returns:
+        `(n, c, rows, columns, laws)`.
+    """
+    size = amplitudes.abs().flatten(start_dim=4).movedim(1, 0)  # (c, n, rows, columns, pixels)
+    b = scales.flatten(start_dim=2).movedim(1, 0).mT  # (c or 1, pixels, laws)
+    half = 0.5 / b
+    at_zero = -torch.log(-torch.expm1(-half))
+    to_the_edge = math.log(2) - torch.log1p(torch.exp(-half))
+    near = (2 * size).clamp(max=1).square().flatten(1, 3) @ to_the_edge
+    far = (size - 0.5).clamp(min=0).flatten(1, 3) @ (1 / b)
+    nats = near + far + at_zero.sum(dim=1, keepdim=True)
+    return nats.unflatten(1, size.shape[1:4]).movedim(0, 1)
 
 
 def _cosines(size: int, like: Tensor) -> Tensor:

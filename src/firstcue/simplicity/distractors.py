@@ -77,7 +77,7 @@ def distract(
     labels: Any = None,
     distractor: Any = None,
     distractor_labels: Any = None,
-    strength: float | None = None,
+    strength: int | float | None = None,
     seed: int = 0,
 ) -> Distracted:
     """Add a distraction to images, and keep the parts.

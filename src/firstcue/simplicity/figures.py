@@ -20,7 +20,7 @@ STUCK = 0.02
 
 
 def accuracy_against_bits(
-    rows: Sequence[Row], *, chance: float | None = None, xlabel: str = "bits per value"
+    rows: Sequence[Row], *, chance: int | float | None = None, xlabel: str = "bits per value"
 ) -> "Figure":
     """Accuracy against the bits that are left: up and to the left is better.
 
@@ -54,7 +54,7 @@ def accuracy_against_bits(
     return figure
 
 
-def condensation_curve(rows: Sequence[Row], *, full: float | None = None) -> "Figure":
+def condensation_curve(rows: Sequence[Row], *, full: int | float | None = None) -> "Figure":
     """Accuracy of fresh networks against the bits of the whole condensed set, one line per weight of the bits.
 
     Args:

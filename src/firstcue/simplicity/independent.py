@@ -41,7 +41,9 @@ class Independent:
         self.shape: tuple[int, ...] | None = None if self.shared else (c, h, w)
 
     @classmethod
-    def fit(cls, images: Any, *, shared: bool = False, smoothing: float = 1.0, levels: int = 256) -> "Independent":
+    def fit(
+        cls, images: Any, *, shared: bool = False, smoothing: int | float = 1.0, levels: int = 256
+    ) -> "Independent":
         """Count grey levels.
 
         Args:

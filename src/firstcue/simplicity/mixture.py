@@ -26,7 +26,7 @@ class Mixture:
         tensor([32.])
     """
 
-    def __init__(self, parts: Sequence[Density], weights: Sequence[float] | None = None) -> None:
+    def __init__(self, parts: Sequence[Density], weights: Sequence[int | float] | None = None) -> None:
         given = [1.0] * len(parts) if weights is None else [float(w) for w in weights]
         if len(parts) == 0 or len(given) != len(parts) or not all(0 < w < math.inf for w in given):
             raise ValueError(
