@@ -15,6 +15,7 @@ from firstcue.agreement.apply import apply_to_losses
 from firstcue.agreement.rules import Rule, mean_gradient
 from firstcue.batch import Batch
 from firstcue.forward import NotFinite, seeded
+from firstcue.training import distributed
 from firstcue.training.recorder import Step
 
 Loss = Callable[..., Tensor]
@@ -38,6 +39,9 @@ def train(
     seed: int = 0,
 ) -> nn.Module:
     """Train `model` in place and return it; afterwards it is in the mode in which it came.
+
+    Inside `firstcue.training.distributed.joined()`, several processes train one model, each on its rows of every batch; a
+    step is then that of one process with all the rows, up to rounding.
 
     Args:
         model: Trained in train mode on the device where it is.
@@ -72,11 +76,13 @@ def train(
     try:
         with seeded(seed):
             model.train()
+            distributed.begin(model)
             _report(recorders, Step(0, model, None))
-            for item in (item for _ in range(epochs) for item in steps):
+            for item in distributed.in_step(item for _ in range(epochs) for item in steps):
                 value = _update(model, _as_batch(item, model), optimizer, loss, rule, weighting, number)
                 number += 1
                 _report(recorders, Step(number, model, value))
+            distributed.finish(model)
     finally:
         for module, flag in flags:
             module.training = flag
@@ -133,7 +139,9 @@ def _update(
 ) -> float:
     """One step of the optimiser; the one place where parameters change."""
     optimizer.zero_grad(set_to_none=True)
-    if rule is mean_gradient:
+    if distributed.processes() > 1:
+        value = _backward_together(model, batch, optimizer, loss, rule, weighting, number)
+    elif rule is mean_gradient:
         outputs = model(batch.x)
         objective = loss(outputs, batch.y) if weighting is None else _weighted(loss, weighting, outputs, batch)
         value = _finite(objective, number, optimizer)
@@ -165,6 +173,39 @@ def _backward_by_rule(
 
     apply_to_losses(model, rows.x, losses_of, sizes, _trained(model, optimizer), rule)
     return value
+
+
+def _backward_together(
+    model: nn.Module,
+    batch: Batch,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    rule: Rule,
+    weighting: Weighting | None,
+    number: int,
+) -> float:
+    """Either of the above, for rows that several processes share."""
+    if weighting is not None:
+        raise ValueError(
+            "a weighting looks at all rows of a batch, of which each process has a part; train in one process, or use a rule."
+        )
+    parameters = _trained(model, optimizer)
+    if rule is mean_gradient:
+        value = distributed.mean_backward(lambda: loss(model(batch.x), batch.y), len(batch), parameters)
+        return _finite(value, number, optimizer)
+    rows, sizes = _by_environment(batch)
+    assert rows.group is not None
+    values: list[float] = []
+    distributed.rule_backward(
+        model,
+        rows.x,
+        rows.group,
+        lambda outputs: means(row_losses(loss, outputs, rows.y), sizes),
+        parameters,
+        rule,
+        lambda mean: values.append(_finite(mean, number, optimizer)),
+    )
+    return values[0]
 
 
 def _weighted(loss: Loss, weighting: Weighting, outputs: Tensor, batch: Batch) -> Tensor:
