@@ -1,24 +1,26 @@
-"""Train the densities that firstcue ships: gray28 and gray28-glow, from fixed seeds, about 20 minutes of one core each.
+"""Train the densities that firstcue ships: gray28 and gray28-glow, from a fixed seed, within 15 minutes of one core each.
 
 Needs `sudo apt-get install dataset-fashion-mnist`. Every image is drawn anew from
 
     garments    Fashion-MNIST's training file without the 6,000 pullovers and coats that firstcue ships (MIT licence)
     digits      the first 70 % of scikit-learn's handwritten digits, enlarged (CC BY 4.0)
-    photographs the left 70 % of scikit-learn's two photographs, in patches (CC BY)
+    photographs the left 70 % of scikit-learn's two photographs, in patches (CC BY 2.0)
     synthetic   constants, ramps, noise of every contrast
 
 with contrasts lowered towards the background, inversions and blurs among them, so that a low number of bits means simple
-and not merely familiar.
+and not merely familiar. The weights that did best on 500 held-out draws are stored in 16 bits, with a card that says what they
+were made of, and the answers of `release_gate`; the script ends with 1 if a demand of the gate is not met.
 
     python scripts/train_densities.py gray28 [--steps N] [--checkpoint FILE]
     python scripts/train_densities.py gray28-glow
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,12 +28,17 @@ from torch import Tensor
 from firstcue.data.garments import fashion_mnist
 from firstcue.data.images import shipped
 from firstcue.simplicity import _pictures as pictures
-from firstcue.simplicity._fit_network import Plan, fit_network
+from firstcue.simplicity import loading
+from firstcue.simplicity._fit_network import Plan, State, fit_network
 from firstcue.simplicity.autoregressive import PixelAR
+from firstcue.simplicity.density import bits
+from firstcue.simplicity.gates import Gate, release_gate
 from firstcue.simplicity.glow import ImageGlow
+from firstcue.simplicity.loading import load_density, save_density
 
 SEED = 20211
 SIZE = pictures.SIZE
+WEIGHTS = Path(loading.__file__).parent / "weights"
 
 
 def garments_to_learn() -> Tensor:
@@ -114,24 +121,89 @@ MAKERS: dict[str, Callable[[Mix, int, torch.Generator], Tensor]] = {
 }
 
 
-RECIPES: dict[str, Callable[[], tuple[PixelAR | ImageGlow, float]]] = {
-    "gray28": lambda: (PixelAR(seed=SEED), 2e-3),
-    "gray28-glow": lambda: (ImageGlow((1, SIZE, SIZE), steps=8, scales=2, hidden=48, seed=SEED), 1e-3),
-}
+@dataclass(frozen=True)
+class Recipe:
+    """How a density is made."""
+
+    density: Callable[[], PixelAR | ImageGlow]
+    lr: float
+    steps: int
+    about: str
+
+
+RECIPES = {
+    "gray28": Recipe(lambda: PixelAR(seed=SEED), 2e-3, 3000, "Autoregressive density of grey images: exact bits, a bits map."),
+    "gray28-glow": Recipe(
+        lambda: ImageGlow((1, SIZE, SIZE), steps=8, scales=2, hidden=48, seed=SEED), 1e-3, 3000,
+        "Flow of grey 28 x 28 images: an inverse, bits averaged over dequantisation noise.",
+    ),
+}  # fmt: skip
+BATCH = 32
+DATA = [
+    {
+        "name": "Fashion-MNIST, training file without the 6,000 images that firstcue ships",
+        "licence": "MIT, Copyright (c) 2017 Zalando SE",
+        "source": "https://arxiv.org/abs/1708.07747",
+    },
+    {
+        "name": "Optical Recognition of Handwritten Digits, first 70 % of the 1,797 that scikit-learn ships, enlarged to 28 x 28",
+        "licence": "CC BY 4.0, E. Alpaydin and C. Kaynak",
+        "source": "https://doi.org/10.24432/C50P49",
+    },
+    {
+        "name": "scikit-learn's sample photographs china.jpg (danielbuechele) and flower.jpg (vultilion), left 70 %, in grey",
+        "licence": "CC BY 2.0",
+        "source": "https://www.flickr.com/photos/danielbuechele/6061409035, https://www.flickr.com/photos/vultilion/6056698931",
+    },
+    {"name": "constants, ramps and noise", "licence": "made by the script", "source": "scripts/train_densities.py"},
+]
+
+
+def finished(density: PixelAR | ImageGlow, name: str, state: State) -> Gate:
+    """Store the weights in 16 bits with a card of what was measured with the stored weights."""
+    path = WEIGHTS / f"{name}.safetensors"
+    recipe = RECIPES[name]
+    card: dict[str, Any] = {
+        "name": name, "about": recipe.about, "data": DATA, "shares": SHARES, "seed": SEED, "steps": state.best_step,
+        "batch_size": BATCH, "lr": recipe.lr, "levels": 256, "range": "[0, 1]", "torch": torch.__version__,
+        "parameters": sum(parameter.numel() for parameter in density.parameters()),
+        "licence": "Apache-2.0, as firstcue", "script": "scripts/train_densities.py",
+    }  # fmt: skip
+    stored = load_density(save_density(density, path, card, half=True))
+    gate = release_gate(stored)
+    card["held_out_bits_per_value"] = {kind: round(value, 3) for kind, value in held_out_bits(stored).items()}
+    card["gate"] = [{**row, "value": round(row["value"], 4)} for row in gate.to_rows()]
+    card["gate_bits_per_value"] = {kind: round(value, 3) for kind, value in gate.bits_per_value.items()}
+    card["gate_passed"] = gate.passed
+    save_density(density, path, card, half=True)
+    return gate
+
+
+def held_out_bits(density: Any) -> dict[str, float]:
+    """Mean bits per value of images that the density has not learnt from."""
+    images = {
+        "Fashion-MNIST, test file": fashion_mnist("test").x[:1000],
+        "digits": pictures.smooth_digits("test"),
+        "patches": pictures.patches(500, torch.Generator().manual_seed(SEED + 2), "test"),
+    }
+    return {kind: float(bits(density, x).mean()) / SIZE**2 for kind, x in images.items()}
 
 
 def main() -> None:
+    """Train, or go on from a checkpoint, and store."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("name", choices=["gray28", "gray28-glow"])
-    parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("name", choices=list(RECIPES))
+    parser.add_argument("--steps", type=int, help="default: as shipped")
+    parser.add_argument("--checkpoint", type=Path, help="to go on from, and to keep the run in")
     asked = parser.parse_args()
-    mix = Mix()
+    recipe, mix = RECIPES[asked.name], Mix()
     held_out = mix(500, torch.Generator().manual_seed(SEED + 1))
-    density, lr = RECIPES[asked.name]()
-    plan = Plan(asked.name, density.config, None, asked.steps, 32, lr, SEED, falling=False)
+    density = recipe.density()
+    plan = Plan(asked.name, density.config, None, asked.steps or recipe.steps, BATCH, recipe.lr, SEED, falling=False)
     state = fit_network(density, mix, held_out, plan, checkpoint=asked.checkpoint, progress=told)
-    print(json.dumps(state.history[-1]))
+    gate = finished(density, asked.name, state)
+    print(gate)
+    sys.exit(0 if gate.passed else 1)
 
 
 def told(stage: str, done: float) -> None:

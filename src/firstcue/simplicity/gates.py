@@ -130,17 +130,19 @@ def _size(density: Density) -> tuple[int, int]:
 
 
 def _sets(size: tuple[int, int], objects: int, generator: torch.Generator) -> dict[str, Tensor]:
+    constants = torch.linspace(0, 1, SIMPLE).view(-1, 1, 1, 1).expand(-1, 1, *size)
+    ramps, noise = pictures.ramps(SIMPLE, generator, size), pictures.noise(SIMPLE, generator, size)
     larger = (size[0] + 1, size[1] + 1)
     patches = pictures.patches(objects, generator, "test", larger)
     garments = pictures.resized(pictures.held_out_garments(objects), size)
     digits = pictures.smooth_digits("test", size)[:objects]
     return {
-        "constants": torch.linspace(0, 1, SIMPLE).view(-1, 1, 1, 1).expand(-1, 1, *size),
-        "ramps": pictures.ramps(SIMPLE, generator, size),
+        "constants": constants,
+        "ramps": ramps,
         "garments": garments,
         "digits": digits,
         "patches": patches[..., :-1, :-1],
-        "noise": pictures.noise(SIMPLE, generator, size),
+        "noise": noise,
         "moved patches, down": patches[..., 1:, :-1],
         "moved patches, right": patches[..., :-1, 1:],
         **{
