@@ -76,6 +76,9 @@ def discover(
     labels, classes = encode_labels(y)
     labels = labels.cpu()
     require_classes(torch.bincount(labels), classes)
+    for name, column in (metadata or {}).items():
+        if len(column) != len(labels):
+            raise ValueError(f"metadata column {name!r} has {len(column)} rows but `y` has {len(labels)}.")
     model, embeddings, logits = _answers(model_or_embeddings, x, labels, outputs, batch_size)
     material = Material(
         y=labels,

@@ -149,7 +149,7 @@ def _with_candidate(data: Prepared, c: Candidate) -> tuple[Batch, Batch]:
     """Both batches with the property as their attribute, its values coded alike, held-out rows with its editor."""
     if c.assign is None:
         return data.with_cue(c.name)
-    source = data.held.columns[c.name] if c.name in data.held.columns else data.held.x
+    source = data.held.columns.get(c.name, data.held.x)
     ids = torch.from_numpy(c.assign(source))
     train = replace(data.train, attribute=c.attribute, values=c.values, cue=c.name, edit=None)
     return train, replace(data.held, attribute=ids, values=c.values, cue=c.name, edit=c.edit)

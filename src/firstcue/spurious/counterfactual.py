@@ -12,6 +12,7 @@ from firstcue.spurious.properties import take
 from firstcue.spurious.reliance import Association, Reliance, edit_reliance
 
 Carry = Callable[[Any, Any], Any]
+Edit = Callable[[Any, int], Any]
 MOST_DONORS = 500
 """Rows of each value from which a property is carried over."""
 
@@ -49,7 +50,7 @@ class Transplant:
 
 def carried_reliance(
     predict: Callable[[Any], Tensor],
-    edits: Sequence[Transplant],
+    edits: Sequence[Edit],
     x: Any,
     y: np.ndarray,
     found: Association,
@@ -82,7 +83,7 @@ def carried_reliance(
 
 def _reliance(
     predict: Callable[[Any], Tensor],
-    edit: Transplant,
+    edit: Edit,
     x: Any,
     y: np.ndarray,
     found: Association,

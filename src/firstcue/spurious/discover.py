@@ -133,6 +133,7 @@ def _candidate(c: Chosen, properties: Sequence[Property], m: Material, rows: np.
         score=c.scanned.score,
         bits=c.scanned.bits,
         p_value=c.scanned.p_adjusted,
+        place=c.property.cell,
         follows=c.follows,
         reliance=reliance,
         gap=gap,
@@ -213,7 +214,7 @@ def _standing(reliance: Reliance | None) -> Standing:
         return "associated"
     if reliance.ci_low > MATTERS:
         return "relied on"
-    return "not relied on" if -MATTERS < reliance.ci_low and reliance.ci_high < MATTERS else "associated"
+    return "not relied on" if reliance.ci_low > -MATTERS and reliance.ci_high < MATTERS else "associated"
 
 
 def _followed(m: Material, said: np.ndarray) -> tuple[tuple[int, float], ...]:

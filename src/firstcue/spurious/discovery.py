@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -43,6 +42,9 @@ class Candidate:
     bits: float
     p_value: float
     """After Holm's correction over all properties."""
+
+    place: tuple[int, int, int, int] | None = None
+    """Top, bottom, left and right (ends excluded) of the part of the image it lies in; None if it is in no one place."""
 
     follows: tuple[str, ...] = ()
     """Other properties that go with the class only by way of this one."""

@@ -145,8 +145,8 @@ def _depth(along: np.ndarray, side: np.ndarray, points: int = 64) -> float:
         return 1.0
     spread = np.sqrt((along[side].var() * side.mean()) + (along[~side].var() * (~side).mean()))
     width = max(1.06 * spread * len(along) ** -0.2, 1e-9 * max(np.ptp(along), 1e-12))
-    ends = sorted([np.median(along[side]), np.median(along[~side])])
-    at = np.linspace(*ends, points)
+    low, high = sorted([float(np.median(along[side])), float(np.median(along[~side]))])
+    at = np.linspace(low, high, points)
     sample = along if len(along) <= 4000 else np.quantile(along, np.linspace(0, 1, 4000))
     density = np.exp(-0.5 * ((at[:, None] - sample) / width) ** 2).sum(axis=1)
     return float(density.min() / max(min(density[0], density[-1]), 1e-300))

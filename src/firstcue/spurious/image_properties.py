@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -21,22 +22,22 @@ _CHUNK = 2048
 
 
 def image_properties(x: Tensor) -> tuple[Property, ...]:
-    """Brightness, contrast, sharpness, size of the object, colours, frequencies, border, halves, and cells of a grid.
+    """Brightness, contrast, size of the object, colours, border, halves, cells of a grid, sharpness and frequencies.
 
     Args:
         x: `(n, c, h, w)` or `(n, h, w)` images on any scale.
 
     Returns:
-        Properties, those of the whole picture first. All but sharpness and size can be carried over to another picture.
+        Properties, the simplest first: of equally good ones the first is named. All but sharpness and size can be carried over to another picture.
 
     Example:
         >>> found = image_properties(torch.rand(6, 3, 8, 8))
         >>> [p.name for p in found][:4], len(found)
-        (['brightness', 'contrast', 'sharpness', 'size of the object'], 64)
+        (['brightness', 'contrast', 'size of the object', 'share of red'], 64)
     """
     pictures = x[:, None] if x.ndim == 3 else x
     h, w = pictures.shape[2:]
-    made = [*_whole(pictures.shape[1], h, w), *_parts(h, w)]
+    made = [*_whole(pictures.shape[1]), *_parts(h, w), *_textures(h, w)]
     return tuple(
         Property(
             name,
@@ -64,16 +65,20 @@ def carried(x: Tensor, donors: Tensor, carry: Callable[[Tensor, Tensor], Tensor]
 Made = tuple[str, Callable[[Tensor], Tensor], Callable[[Tensor, Tensor], Tensor] | None, Cell | None]
 
 
-def _whole(c: int, h: int, w: int) -> list[Made]:
+def _whole(c: int) -> list[Made]:
     made: list[Made] = [
-        ("brightness", partial(_mean), _carry_brightness, None),
+        ("brightness", _mean, _carry_brightness, None),
         ("contrast", partial(_spread), _carry_contrast, None),
-        ("sharpness", _sharpness, None, None),
         ("size of the object", _object_size, None, None),
     ]
     names = ("red", "green", "blue") if c == 3 else tuple(f"channel {i}" for i in range(c))
     if c > 1:
         made += [(f"share of {n}", partial(_channel, channel=i), _carry_colour, None) for i, n in enumerate(names)]
+    return made
+
+
+def _textures(h: int, w: int) -> list[Made]:
+    made: list[Made] = [("sharpness", _sharpness, None, None)]
     if min(h, w) >= 2 * BANDS:
         made += [
             (f"frequency band {b + 1} of {BANDS}", partial(_band_share, band=b), partial(_carry_band, band=b), None)
@@ -111,11 +116,7 @@ def cells(h: int, w: int) -> list[Cell]:
     """A grid of about square cells, four along the shorter side, in reading order."""
     side = max(1, min(h, w) // CELLS)
     rows, columns = _edges_of(h, round(h / side)), _edges_of(w, round(w / side))
-    return [
-        (a, b, c, d)
-        for a, b in zip(rows[:-1], rows[1:], strict=True)
-        for c, d in zip(columns[:-1], columns[1:], strict=True)
-    ]
+    return [(a, b, c, d) for a, b in pairwise(rows) for c, d in pairwise(columns)]
 
 
 def _edges_of(length: int, parts: int) -> list[int]:
@@ -201,8 +202,8 @@ def _object_size(x: Tensor) -> Tensor:
 
 
 def _channel(x: Tensor, channel: int) -> Tensor:
-    means = x.mean(dim=(2, 3))
-    return means[:, channel] - means.mean(dim=1)
+    light = x.abs().mean(dim=(2, 3))
+    return light[:, channel] / (light.sum(dim=1) + _TINY)
 
 
 def _band_masks(h: int, w: int) -> Tensor:

@@ -121,7 +121,7 @@ def scanned(values: np.ndarray, levels: Sequence[str], y: np.ndarray, fold: np.n
     where = Rule(edges, np.zeros(bins, dtype=np.int64)).bins(values)
     table = np.bincount((fold * bins + where) * k + y, minlength=FOLDS * bins * k).reshape(FOLDS, bins, k)
     whole = table.sum(axis=0)
-    right = sum(_right(whole - part, part) for part in table)
+    right = np.sum([_right(whole - part, part) for part in table], axis=0)
     rows = whole.sum(axis=0)
     accuracy = float((right[rows > 0] / rows[rows > 0]).mean())
     chance = 1 / max((rows > 0).sum(), 2)

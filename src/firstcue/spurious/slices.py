@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from firstcue._checks import as_tensor, require_finite, require_rows
-from firstcue.spurious.intervals import holm
+from firstcue.spurious.intervals import holm, wilson
 from firstcue.spurious.properties import properties_of
 from firstcue.spurious.slice_line import literals
 
@@ -77,10 +77,11 @@ def domino_slices(
     iterations: int = 30,
     seed: int = 0,
 ) -> tuple[ErrorSlice, ...]:
-    """Clusters of rows alike in embedding, class and decision, those with the most errors first.
+    """Regions around clusters of rows alike in embedding, class and decision, those with the most errors first.
 
     A mixture of Gaussians with axis-parallel spread, times `p(y|k)^sharpness p(decision|k)^sharpness`, so that rows of a
-    cluster are wrong in the same way. More components are fitted than slices returned.
+    cluster are wrong in the same way. A cluster of wrong rows is all wrong by making; what counts is how wrong its
+    neighbourhood is. More components are fitted than slices returned.
 
     Args:
         embeddings: `(n, d)`, reduced to at most 64 principal directions.
@@ -102,19 +103,36 @@ def domino_slices(
     wrong = labels != decisions
     if not wrong.any():
         return ()
-    share = _mixture(
-        z, labels, decisions, wrong, min(components, max(1, len(z) // SMALLEST)), sharpness, iterations, seed
-    )
-    hard = share.argmax(axis=1)
-    errors = np.array(
-        [wrong[hard == k].mean() if (hard == k).sum() >= SMALLEST else -1.0 for k in range(share.shape[1])]
-    )
-    worst = [int(k) for k in np.argsort(-errors, kind="stable")[:most] if errors[k] > wrong.mean()]
-    return tuple(_slice("Domino", hard == k, wrong, _from_centre(z, hard == k)) for k in worst)
+    k = min(components, max(1, len(z) // SMALLEST))
+    share = _mixture(z, labels, decisions, wrong, k, sharpness, iterations, seed)
+    regions = [_region(z, share[:, j]) for j in range(share.shape[1])]
+    found: list[ErrorSlice] = []
+    for rows, distance in sorted(regions, key=lambda r: -_sure_error(wrong[r[0]])):
+        known = any((rows & s.rows).sum() > 0.5 * min(rows.sum(), s.size) for s in found)
+        if len(found) < most and rows.sum() >= SMALLEST and not known and wrong[rows].mean() > wrong.mean():
+            found.append(_slice("Domino", rows, wrong, distance))
+    return tuple(found)
+
+
+def _region(z: np.ndarray, share: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All rows, whatever their class and decision, as near to a component as nine tenths of its own, and their distances."""
+    mass = share.sum() + 1e-12
+    mean = share @ z / mass
+    spread = share @ (z - mean) ** 2 / mass + 1e-3 * z.var(axis=0).mean() + 1e-12
+    distance = ((z - mean) ** 2 / spread).sum(axis=1)
+    own = share > 0.5
+    if own.sum() < SMALLEST // 4:
+        return np.zeros(len(z), dtype=bool), distance
+    return distance <= np.quantile(distance[own], 0.9), distance
+
+
+def _sure_error(wrong: np.ndarray) -> float:
+    """The error rate that these rows have at least, so that a few rows do not lead by chance."""
+    return wilson(float(wrong.sum()), float(len(wrong)))[0]
 
 
 def spotlight(
-    embeddings: Any, losses: Any, *, most: int = 3, share: float = 0.05, steps: int = 60, starts: int = 8, seed: int = 0
+    embeddings: Any, losses: Any, *, most: int = 3, share: float = 0.05, steps: int = 40, starts: int = 5, seed: int = 0
 ) -> tuple[ErrorSlice, ...]:
     """Balls in embedding space in which the mean loss is highest, one after the other.
 
@@ -205,10 +223,8 @@ def _read(embeddings: Any, y: Any, outputs: Any) -> tuple[np.ndarray, np.ndarray
     require_finite(logits, "outputs")
     z = _reduced(embeddings)
     require_rows(torch.from_numpy(z), labels, "embeddings")
-    if logits.ndim == 1 or logits.shape[1] == 1:
-        decisions = (logits.flatten() > 0).long()
-    else:
-        decisions = logits.argmax(dim=1)
+    one = logits.ndim == 1 or logits.shape[1] == 1
+    decisions = (logits.flatten() > 0).long() if one else logits.argmax(dim=1)
     return labels.numpy(), decisions.numpy(), z
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
@@ -83,7 +83,7 @@ def _share(x: Sequence[str], pattern: str) -> np.ndarray:
     return np.array([len(re.findall(pattern, text)) / max(len(text), 1) for text in x], dtype=np.float64)
 
 
-_MEASURES = {
+_MEASURES: dict[str, Callable[[Sequence[str]], np.ndarray]] = {
     "number of words": _length,
     "share of punctuation": partial(_share, pattern=r"[^\w\s]"),
     "share of digits": partial(_share, pattern=r"\d"),
