@@ -19,7 +19,7 @@ class NotFinite(ValueError):
 
 
 @contextmanager
-def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
+def left_as_found(model: nn.Module, *, evaluating: bool = True, torch_alone: bool = False) -> Iterator[nn.Module]:
     """Evaluation mode and no gradients inside the block; afterwards the model is what it was, also after an exception.
 
     Restored: the train flag of every module, every buffer (BatchNorm statistics and counters, also those of a model
@@ -28,6 +28,8 @@ def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
 
     Args:
         model: Any module; wrappers may stay on.
+        evaluating: If False, the block runs in the model's own mode, with gradients.
+        torch_alone: If True, nothing in the block draws from numpy or `random`, and their states are let alone.
 
     Raises:
         ValueError: If lazy layers were never run: their first run would create parameters.
@@ -40,36 +42,43 @@ def left_as_found(model: nn.Module) -> Iterator[nn.Module]:
         >>> model.training
         True
     """
-    _refuse_lazy(model)
-    flags = [(module, module.training) for module in model.modules()]
+    modules = list(model.modules())
+    _refuse_lazy(model, modules)
+    flags = [(module, module.training) for module in modules]
     buffers = [
         (module, name, tensor, None if tensor is None else (tensor.detach().clone(), tensor._version))
-        for module in model.modules()
+        for module in modules
         for name, tensor in module._buffers.items()
     ]
-    states = _random_states()
+    states = _random_states(torch_alone)
     try:
         # flags are set one by one because `train` and `eval` may be overridden with side effects
-        for module, _ in flags:
-            module.training = False
-        with torch.no_grad():
+        for module, flag in flags:
+            if flag and evaluating:
+                module.training = False
+        with torch.set_grad_enabled(not evaluating):
             yield model
     finally:
         for module, flag in flags:
-            module.training = flag
+            if module.training != flag:
+                module.training = flag
         for module, name, tensor, saved in buffers:
             _restore_buffer(module, name, tensor, saved)
         _set_random_states(states)
 
 
-def _refuse_lazy(model: nn.Module) -> None:
+def _refuse_lazy(model: nn.Module, modules: list[nn.Module]) -> None:
+    held = (
+        value for module in modules for values in (module._parameters, module._buffers) for value in values.values()
+    )
+    if not any(value is not None and is_lazy(value) for value in held):
+        return
     tensors = (*model.named_parameters(), *model.named_buffers())
     lazy = [name for name, value in tensors if is_lazy(value)]
-    if lazy:
-        raise ValueError(
-            f"the model has layers whose shapes are not known yet ({', '.join(lazy[:3])}); run one batch through "
-            f"it first: model(x[:1])."
-        )
+    raise ValueError(
+        f"the model has layers whose shapes are not known yet ({', '.join(lazy[:3])}); run one batch through "
+        f"it first: model(x[:1])."
+    )
 
 
 def _restore_buffer(module: nn.Module, name: str, tensor: Tensor | None, saved: tuple[Tensor, int] | None) -> None:
@@ -84,18 +93,20 @@ def _restore_buffer(module: nn.Module, name: str, tensor: Tensor | None, saved: 
             tensor.copy_(value)
 
 
-def _random_states() -> tuple[Any, ...]:
+def _random_states(torch_alone: bool = False) -> tuple[Any, ...]:
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else None
-    return torch.get_rng_state(), cuda, np.random.get_state(), random.getstate()  # noqa: NPY002
+    others = None if torch_alone else (np.random.get_state(), random.getstate())  # noqa: NPY002
+    return torch.get_rng_state(), cuda, others
 
 
 def _set_random_states(states: tuple[Any, ...]) -> None:
-    cpu, cuda, of_numpy, of_python = states
+    cpu, cuda, others = states
     torch.set_rng_state(cpu)
     if cuda is not None:
         torch.cuda.set_rng_state_all(cuda)
-    np.random.set_state(of_numpy)  # noqa: NPY002
-    random.setstate(of_python)
+    if others is not None:
+        np.random.set_state(others[0])  # noqa: NPY002
+        random.setstate(others[1])
 
 
 @contextmanager
@@ -154,9 +165,11 @@ def run(model: nn.Module, x: Tensor) -> Tensor:
     Raises:
         ValueError: If the model raises, or returns no tensor with one row per input, or several.
     """
-    like = next(iter(model.parameters()), next(iter(model.buffers()), x))
-    floating = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
-    given = x.to(device=like.device, dtype=floating if x.is_floating_point() else x.dtype)
+    first = next(model.parameters(), None)
+    like = next(model.buffers(), x) if first is None else first
+    floating = first is not None and first.is_floating_point()
+    dtype = like.dtype if floating else next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
+    given = x.to(device=like.device, dtype=dtype if x.is_floating_point() else x.dtype)
     try:
         returned = model(given)
     except (MemoryError, Refused):

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.testing import assert_close
 
 from firstcue import example_agreement, example_sums
+from firstcue.agreement._signs import sum_of_signs
 from firstcue.agreement.sums import GradientSums
 
 
@@ -124,6 +126,69 @@ def test_products_are_the_gradients_of_a_linear_layer():
 
     for name in ("total", *needs):
         assert_close(getattr(products, name), getattr(expected, name), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(1, 2, 1), (255, 6, 5), (256, 8, 3), (2047, 4, 4), (2048, 4, 4), (50, 7, 4)])
+def test_two_sums_of_signs_in_one_float_are_both_exact(monkeypatch, shape, dtype):
+    monkeypatch.setattr("firstcue.agreement._signs.LEAST", 0)
+    n, outputs, inputs = shape
+    generator = torch.Generator().manual_seed(n)
+    d, a = (torch.randint(-1, 2, (n, k), generator=generator) for k in (outputs, inputs))
+    d[:, 0], a[:, 0] = 1, 1
+    d[:, 1], a[:, -1] = -1, 1  # the largest sums there are, beside each other and of both signs
+
+    found = sum_of_signs(d.to(dtype), a.to(dtype))
+
+    assert torch.equal(found.long(), d.mT @ a)
+    assert found.dtype == dtype
+
+
+def test_products_that_round_their_factors_hold_no_two_sums(monkeypatch):
+    monkeypatch.setattr("firstcue.agreement._signs.LEAST", 0)
+    d, a = torch.ones(300, 8), torch.ones(300, 8)
+    d[::3, 4:] = -1
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("medium")
+        found = sum_of_signs(d, a)
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+    assert torch.equal(found, d.mT @ a)
+
+
+def drawn():
+    return np.random.random()  # noqa: NPY002
+
+
+def numpys_generator():
+    _, keys, place, *_ = np.random.get_state()  # noqa: NPY002
+    return keys.tolist(), place
+
+
+class Restless(nn.Linear):
+    """Draws random numbers when it is called."""
+
+    def forward(self, x):
+        return super().forward(x) + 0 * drawn()
+
+
+@pytest.mark.parametrize("where", ["model", "hook", "loss"])
+def test_generators_stay_where_they_were_whoever_draws_from_them(where):
+    def restless_loss(outputs, y):
+        return cross_entropy(outputs, y) + 0 * drawn()
+
+    model = nn.Sequential(Restless(3, 2) if where == "model" else nn.Linear(3, 2), nn.Dropout(0.5))
+    if where == "hook":
+        model[0].register_forward_hook(lambda *_: print(drawn()))
+    batch, loss = (torch.randn(6, 3), torch.arange(6) % 2), restless_loss if where == "loss" else cross_entropy
+    before, of_torch = numpys_generator(), torch.get_rng_state()
+
+    example_agreement(model, loss, batch)
+
+    assert numpys_generator() == before
+    assert torch.equal(torch.get_rng_state(), of_torch)
 
 
 def test_a_small_model_with_more_parameters_than_examples_works():

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ def environment_losses(loss: Callable[..., Tensor], outputs: Tensor, y: Tensor, 
     Raises:
         ValueError: If the loss is not one number.
     """
-    rows = row_losses(loss, outputs, y) if _knows_reduction(loss) else None
+    rows = _reduced_by_none(loss, outputs, y) if _knows_reduction(loss) else None
     if rows is not None and _is_mean_of(rows, loss, outputs, y):
         return means(rows, sizes)
     equal = len(set(sizes)) == 1
@@ -41,8 +42,7 @@ def environment_losses(loss: Callable[..., Tensor], outputs: Tensor, y: Tensor, 
 def row_losses(loss: Callable[..., Tensor], outputs: Tensor, y: Tensor) -> Tensor:
     """`(n,)` losses, from a loss that averages."""
     if _knows_reduction(loss):
-        losses = loss(outputs, y, reduction="none")
-        return losses.flatten(start_dim=1).mean(dim=1) if losses.ndim > 1 else losses
+        return _reduced_by_none(loss, outputs, y)
     return torch.func.vmap(lambda f, t: loss(f[None], t[None]), randomness="different")(outputs, y)
 
 
@@ -55,7 +55,15 @@ def means(rows: Tensor, sizes: Sequence[int]) -> Tensor:
     return torch.stack([part.mean() for part in rows.split(list(sizes))])
 
 
+def _reduced_by_none(loss: Callable[..., Tensor], outputs: Tensor, y: Tensor) -> Tensor:
+    losses = loss(outputs, y, reduction="none")
+    return losses.flatten(start_dim=1).mean(dim=1) if losses.ndim > 1 else losses
+
+
 def _knows_reduction(loss: Any) -> bool:
+    if isinstance(loss, FunctionType) and not hasattr(loss, "__wrapped__"):  # the same, in a tenth of the time
+        code = loss.__code__
+        return "reduction" in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     return "reduction" in inspect.signature(loss).parameters
 
 

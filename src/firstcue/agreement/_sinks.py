@@ -60,12 +60,15 @@ class Sinks:
         self._single = max(self._sizes) == 1
         self._open: dict[str, Sink] = {}
         self._left = set(parameters)
-        self._memory: dict[str, Tensor] = {}
+        self._memory: dict[tuple[str, torch.Size, torch.dtype], Tensor] = {}
 
     def receive(self, use: Use, x: Tensor, d: Tensor) -> None:
         """What one call of a layer saw in the backward pass: all gradients of its parameters."""
-        wide = next(self._parameters[name] for name in use.names.values())
-        x, d = (t.to(wide.dtype) if t.is_floating_point() else t for t in (x, d))
+        dtype = self._parameters[next(iter(use.names.values()))].dtype
+        if d.dtype != dtype:
+            d = d.to(dtype)
+        if x.dtype != dtype and x.is_floating_point():
+            x = x.to(dtype)
         if self._single:
             self._row_by_row(use, x, d)
         else:
@@ -111,11 +114,11 @@ class Sinks:
         return True
 
     def _sign(self, which: str, t: Tensor) -> Tensor:
-        """The signs, in memory that is used again for the next layer: fresh memory takes longer than the signs."""
-        known = self._memory.get(which)
-        if known is None or known.numel() < t.numel() or known.dtype != t.dtype:
-            known = self._memory[which] = torch.empty(t.numel(), dtype=t.dtype, device=t.device)
-        return torch.sign(t, out=known[: t.numel()].view(t.shape))
+        """The signs, in memory that is used again for the next layer of this shape: fresh memory takes longer than the signs."""
+        key = (which, t.shape, t.dtype)
+        if key not in self._memory:
+            self._memory[key] = torch.empty(t.shape, dtype=t.dtype, device=t.device)
+        return torch.sign(t, out=self._memory[key])
 
     def _chunk(self, use: Use, d: Tensor) -> int:
         """Rows whose gradients, and the patches they are made of, fit into the space."""

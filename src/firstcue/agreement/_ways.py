@@ -44,14 +44,14 @@ def taped(
         return None
     with Tape(parameters, len(x)) as tape:
         outputs = forward(model, x)
-    as_probed = tape.signature == _found[model][_key(model, parameters)]
-    if not as_probed or (isinstance(outputs, Tensor) and not tape.complete(outputs)):
-        _found[model][_key(model, parameters)] = "nothing"  # takes another path than in evaluation: no shortcuts
+    known, key = _found[model], _key(model, parameters)
+    if tape.signature != known[key]:
+        known[key] = "nothing"  # takes another path than in evaluation: no shortcuts
         return None
     losses = losses_of(outputs)
     objective = losses.sum()
     if not tape.complete(objective):
-        _found[model][_key(model, parameters)] = "nothing"  # the loss has trained parameters of its own
+        known[key] = "nothing"  # parameters were used unseen, or the loss has trained ones of its own
         return None
     tape.backward(objective, sinks.receive)
     sinks.close()

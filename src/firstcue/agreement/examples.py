@@ -106,7 +106,8 @@ def _sums(
         found[name] = sink
 
     inner = unwrap(model)
-    rows, wanted = single_rows(batch, inner), wanted_parameters(inner, parameters)
-    with as_it_is(inner):
+    wanted = wanted_parameters(inner, parameters)
+    rows = single_rows(batch, next(iter(wanted.values())).device)
+    with as_it_is(inner, loss):
         collect(inner, loss, rows, wanted, lambda count, like: empty(like), keep, batch_norm=batch_norm)
     return {name: found[name] for name in wanted}

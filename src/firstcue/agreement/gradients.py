@@ -75,7 +75,7 @@ def environment_gradients(
     inner = unwrap(model)
     rows = sorted_rows(batch, environment, inner)
     wanted = wanted_parameters(inner, parameters)
-    with as_it_is(inner):
+    with as_it_is(inner, loss):
         collect(inner, loss, rows, wanted, Stack, keep, batch_norm=batch_norm)
     return {name: found[name] for name in wanted}
 
@@ -113,10 +113,9 @@ def sorted_rows(batch: Any, environment: Any, model: nn.Module) -> SortedRows:
     return SortedRows(x, y, tuple(ids.bincount().tolist()))
 
 
-def single_rows(batch: Any, model: nn.Module) -> SortedRows:
+def single_rows(batch: Any, device: torch.device) -> SortedRows:
     """Every row an environment of its own."""
     x, y, _ = _read(batch)
-    device = next((p.device for p in model.parameters()), x.device)
     return SortedRows(x.to(device), y.to(device), (1,) * len(x))
 
 
@@ -136,13 +135,26 @@ def wanted_parameters(model: nn.Module, names: Sequence[str] | None = None) -> d
 
 
 @contextmanager
-def as_it_is(model: nn.Module) -> Iterator[None]:
+def as_it_is(model: nn.Module, loss: Loss) -> Iterator[None]:
     """Gradients in the model's own mode; buffers and random state are restored afterwards."""
-    flags = [(module, module.training) for module in model.modules()]
-    with left_as_found(model), torch.enable_grad():
-        for module, flag in flags:
-            module.training = flag
+    with left_as_found(model, evaluating=False, torch_alone=_is_torchs(model, loss)):
         yield
+
+
+def _is_torchs(model: nn.Module, loss: Loss) -> bool:
+    """Whether all that runs is torch's own, which draws from no other generator than torch's."""
+    if not getattr(loss, "__module__", "").startswith(("torch.nn.functional", "torch.nn.modules.loss")):
+        return False
+    return not any(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or "forward" in module.__dict__
+        or not type(module).__module__.startswith("torch.nn.modules.")
+        or isinstance(module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer)  # their activation is anybody's
+        for module in model.modules()
+    )
 
 
 def collect(
@@ -199,7 +211,8 @@ def _batch_norm(model: nn.Module, mode: str, sizes: Sequence[int]) -> Iterator[N
             "BatchNorm in train mode needs two rows or more of each environment to take statistics of; an environment here "
             'has one. Use batch_norm="pooled" or "eval".'
         )
-    training = [m for m in model.modules() if mode == "eval" and isinstance(m, _BatchNorm) and m.training]
+    modules = model.modules() if mode == "eval" else ()
+    training = [m for m in modules if isinstance(m, _BatchNorm) and m.training]
     try:
         for module in training:
             module.training = False
