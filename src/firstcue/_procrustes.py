@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from firstcue._blas import eigh, product
+from firstcue._blas import congruence, eigh, product
 from firstcue.linalg import eigh_psd, equilibrate, sqrt_psd
 
 TINY = torch.finfo(torch.float64).tiny
@@ -167,7 +167,7 @@ def nearest_root(matrix: Tensor, factor: Tensor, precision: Precision) -> Neares
     # scaled, so that float32 neither overflows nor underflows
     size, length = matrix.diagonal().max().clamp(min=TINY), factor.norm().clamp(min=TINY)
     near = (factor / length).to(dtype)
-    aligned = product(near.mT, product((matrix / size).to(dtype), near))
+    aligned = congruence((matrix / size).to(dtype), near)
     del near  # large matrices are let go as soon as they can be
     values, vectors = eigh(aligned, overwrite=True)
     if not float(values[-1]) > 0:
