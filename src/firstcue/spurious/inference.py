@@ -310,6 +310,8 @@ def _projected(x: np.ndarray, projection: str, seed: int) -> np.ndarray:
             return np.asarray(umap.UMAP(n_components=2, n_neighbors=10, random_state=seed).fit_transform(x))
         if projection == "umap":
             raise ValueError("the projection 'umap' needs umap-learn: pip install umap-learn; or use projection='pca'.")
+    if not x.any():
+        return x[:, :1]
     from sklearn.decomposition import PCA
 
     return np.asarray(PCA(min(2, *x.shape), random_state=seed).fit_transform(x))

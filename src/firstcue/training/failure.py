@@ -41,7 +41,7 @@ class Lff:
         """`(n,)` weights between 0 and 1; the biased network has made a step."""
         if batch.index is None or batch.index.ndim != 1:
             raise ValueError(
-                "lff follows the loss of every row and has to know which rows these are: give a Batch with "
+                "lff follows the loss of every row and has to know which rows these are: give a Batch with index, "
                 "index=torch.arange(n) to `minibatches`, or yield Batches with `index`."
             )
         with torch.enable_grad():
