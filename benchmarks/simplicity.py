@@ -134,10 +134,11 @@ def training_steps(repeats: int) -> bool:
         found = quartiles(runs, repeats)
     parts = sum(found[name] for name in ("plain step", "simplifier", "density"))
     print("parts of a step: " + ", ".join(f"{name} {1e3 * found[name]:.1f} ms" for name in list(runs)[:3]), flush=True)
-    return all(
+    held = [
         told(f"a step of {strategy} ({1e3 * found[strategy]:.1f} ms) over the sum of its parts", found[strategy] / parts, most, "x")
          for strategy, most in MOST.items()
-    )  # fmt: skip
+    ]  # fmt: skip
+    return all(held)
 
 
 # densities
@@ -183,7 +184,7 @@ def glow_beside_peer(repeats: int) -> bool:
     x = torch.rand(64, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     with seeded(0):
         peer = peer_glow(8, 2, 64)
-    ours = ImageGlow((1, SIZE, SIZE), steps=8, scales=2, hidden=64)
+    ours = ImageGlow((1, SIZE, SIZE), depth=8, scales=2, hidden=64)
     ours.initialise(x)
     found = quartiles(
         {

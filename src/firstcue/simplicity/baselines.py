@@ -30,7 +30,7 @@ def blur(sigma: int | float) -> Transform:
     """
     if sigma < 0:
         raise ValueError(f"`sigma` is a width in pixels, 0 or more; got {sigma}.")
-    return lambda x: quantised(blurred(x.float(), sigma)).to(x.dtype)
+    return lambda x: quantised(blurred(x.float(), float(sigma))).to(x.dtype)
 
 
 def jpeg(quality: int) -> Transform:

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from firstcue._progress import Progress
 from firstcue.simplicity._feeding import Pair, endless
-from firstcue.simplicity._outputs import NORMS, evaluating, replaying, training_without_batches
+from firstcue.simplicity._outputs import NORMS, draws_numbers, evaluating, replaying, training_without_batches
 from firstcue.simplicity.density import Density
 from firstcue.simplicity.gating import PercentileClip, Pressure, automatic_tolerance
 from firstcue.simplicity.quantising import SharedNoise, dequantised
@@ -57,6 +57,7 @@ class Run:
     optimizer: torch.optim.Optimizer
     classifier_optimizer: torch.optim.Optimizer | None
     noisy: bool = False
+    draws: bool = True
     skipped: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -94,6 +95,7 @@ def fit(
     mode = evaluating if plan.frozen else training_without_batches
     with mode(classifier if classifier is not None else nn.Identity()):
         run.notes += _unseen_norms(classifier)
+        run.draws = classifier is not None and draws_numbers(classifier, x)
         run.noisy = plan.lam > 0 and density is not None and _takes_noise(density, x)
         if plan.tau is None and plan.strategy == "lookahead":
             run.tau = _tolerance(run, [(x, y), *(next(stream) for _ in range(min(TRIED, plan.steps) - 1))])
@@ -114,8 +116,8 @@ def _step(run: Run, number: int, x: Tensor, y: Tensor | None) -> dict[str, Any]:
     objective = kept.loss if bits is None else kept.loss + weight * bits
     if measured is not None:
         run.pressure.heard(measured)
-    if not _changed(run, objective):
-        run.skipped += 1
+    skipped = not _changed(run, objective)
+    run.skipped += skipped
     if run.classifier is not None and run.classifier_optimizer is not None:
         _move_classifier(run, run.classifier, kept.gradients)
     return {
@@ -126,13 +128,14 @@ def _step(run: Run, number: int, x: Tensor, y: Tensor | None) -> dict[str, Any]:
         "gate": float(kept.gate.mean()),
         "bits_per_pixel": measured,
         **kept.numbers,
-        "skipped": run.skipped,
+        "skipped": skipped,
     }
 
 
 def _setting(run: Run) -> Setting:
     plan = run.plan
-    return Setting(run.classifier, run.tau, plan.d_max, plan.virtual_rate, trained=run.classifier_optimizer is not None)
+    trained = run.classifier_optimizer is not None
+    return Setting(run.classifier, run.tau, plan.d_max, plan.virtual_rate, trained, run.draws)
 
 
 def _views(run: Run, number: int, x: Tensor, simplified: Tensor, y: Tensor | None) -> Views:

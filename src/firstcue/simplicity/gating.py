@@ -134,7 +134,7 @@ def warnings_of(history: Sequence[Mapping[str, Any]], strategy: str) -> tuple[st
             f"the gate is stuck: on average {100 * sum(late) / len(late):.1f} % of an image's bits counted in the second "
             f"half of {len(rows)} steps, so hardly anything was simplified; {remedy}."
         )
-    skipped = rows[-1]["skipped"]
+    skipped = sum(bool(row["skipped"]) for row in rows)
     if skipped:
         told.append(
             f"{skipped} of {len(rows)} steps were skipped because a loss, the bits or a gradient was not finite"

@@ -33,7 +33,8 @@ class Simplified:
 
     history: tuple[Mapping[str, Any], ...]
     """A row for each step: `phase`, `loss`, `lam`, `gate` (its mean: the share of the images' bits that counted),
-    `bits_per_pixel` (of the images whose gate was open; None where none was), `skipped`, and what the strategy looked at."""
+    `bits_per_pixel` (of the images whose gate was open; None where none was), `skipped` (whether the step was), and what the
+    strategy looked at; `training_monitor` draws it."""
 
     warnings: tuple[str, ...]
     """What to know before believing the result, each with its remedy."""

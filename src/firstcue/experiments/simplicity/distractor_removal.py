@@ -21,7 +21,6 @@ SCALES = {
         minutes=2.0,
         settings=_COMMON
         | {
-           
             "size": 14, "train_rows": 2000, "test_rows": 500, "channels": 8, "width": 8,
             "warmup": 250, "steps": 250, "retrain_steps": 200, "densities": ["dct", "dct-fitted"],
         },
