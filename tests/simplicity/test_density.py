@@ -178,14 +178,14 @@ def test_a_dequantised_value_stays_inside_the_cell_of_its_level(levels, dtype, s
     q = torch.arange(levels, dtype=dtype).repeat(50, 1)
     v = dequantised(q / (levels - 1), seeded(seed), levels)
     assert torch.equal((v * levels).floor(), q)
-    assert 0 < float(v.min()) and float(v.max()) < 1
+    assert float(v.min()) > 0 and float(v.max()) < 1
 
 
 def test_quantised_images_lie_on_grey_levels_and_gradients_pass_unchanged():
     y = torch.linspace(-0.3, 1.3, 101).requires_grad_()
     on_lattice = quantised(y)
     assert torch.equal(on_lattice * 255, (on_lattice * 255).round())
-    assert 0 <= float(on_lattice.detach().min()) and float(on_lattice.detach().max()) <= 1
+    assert float(on_lattice.detach().min()) >= 0 and float(on_lattice.detach().max()) <= 1
     on_lattice.sum().backward()
     assert torch.equal(y.grad, torch.ones(101))
     assert torch.equal(grey_levels(on_lattice.detach()), grey_levels(y.detach()))

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 HALF_TURNS = 11
-"""Of the stripes, across an image."""
+"""Of the stripes, across an image; half its side if that is fewer, so that pixels can show them."""
 PATCH = 7
 """A patch has a seventh of the side of an image."""
 
@@ -53,9 +53,8 @@ def _stripes(core: Tensor, s: float, generator: torch.Generator) -> Made:
     down = (torch.rand(n, generator=generator) < 0.5).to(core.device)
 
     def wave(size: int) -> Tensor:
-        return 0.5 + 0.5 * torch.sin(
-            torch.linspace(0, HALF_TURNS * torch.pi, size, dtype=core.dtype, device=core.device)
-        )
+        turns = min(HALF_TURNS, max(1, size // 2)) * torch.pi
+        return 0.5 + 0.5 * torch.sin(torch.linspace(0, turns, size, dtype=core.dtype, device=core.device))
 
     pattern = torch.where(down[:, None, None, None], wave(h)[:, None], wave(w)[None, :]).expand_as(core).contiguous()
     return Made((1 - s) * core + s * pattern, core, pattern, down.long(), ("varies across", "varies down"))
