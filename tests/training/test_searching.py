@@ -26,6 +26,8 @@ from firstcue.training.searching import finish, search, train_with
 from firstcue.training.weighting import group_dro
 
 WHOLE = [name for name, remedy in TRAININGS.items() if not remedy.head]
+DRAWING = ["erm", "group sampling", "group subsampling", "lff", "eiil", "spare", "george", "mixup", "lisa"]
+"""Those that draw something at random beside the order of rows, and plain training."""
 
 
 def rows(n=500, strength=0.9, seed=0):
@@ -58,7 +60,7 @@ def results():
     found = {}
     for name in WHOLE:
         began = time.process_time()
-        trained = train_with(name, network, TRAIN, HELD, rates=(0.01, 0.05), epochs=2)
+        trained = train_with(name, network, TRAIN, HELD, rates=(0.01, 0.05), epochs=1)
         found[name] = trained, time.process_time() - began
     return found
 
@@ -67,18 +69,18 @@ def results():
 def test_a_remedy_trains_quickly_and_says_how_it_was_chosen(results, name):
     trained, seconds = results[name]
     assert seconds < 2 * 2  # two seconds a training of 500 rows
-    assert trained.remedy == name and trained.rate in (0.01, 0.05) and trained.epoch in (1, 2)
-    assert [len(attempt.scores) for attempt in trained.tried] == [2, 2]
+    assert trained.remedy == name and trained.rate in (0.01, 0.05) and trained.epoch == 1
+    assert [len(attempt.scores) for attempt in trained.tried] == [1, 1]
     assert trained.score == max(score for attempt in trained.tried for score in attempt.scores)
     assert trained.score == pytest.approx(worst(trained.model, HELD))
     assert trained.needs == tuple(dict.fromkeys((*find(name).needs, HELD_OUT_GROUPS)))
     assert not any(module._forward_pre_hooks for module in trained.model.modules())
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@pytest.mark.parametrize("name", DRAWING)
 def test_a_seed_gives_one_network_and_the_global_random_state_is_left(results, name):
     state, of_numpy = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
-    again = train_with(name, network, TRAIN, HELD, rates=(0.01, 0.05), epochs=2)
+    again = train_with(name, network, TRAIN, HELD, rates=(0.01, 0.05), epochs=1)
     for one, other in zip(again.model.parameters(), results[name][0].model.parameters(), strict=True):
         assert torch.equal(one, other)
     assert torch.equal(torch.get_rng_state(), state)
@@ -90,7 +92,7 @@ def test_a_seed_gives_one_network_and_the_global_random_state_is_left(results, n
 )
 def test_remedies_that_know_or_find_the_groups_serve_the_worst_one(results, name):
     plain = worst(results["erm"][0].model)
-    trained = train_with(name, network, TRAIN, HELD, rates=(0.01, 0.05), epochs=4)
+    trained = train_with(name, network, TRAIN, HELD, rates=(0.05,), epochs=3)
     assert worst(trained.model) > plain + 0.05
 
 
