@@ -157,6 +157,8 @@ _HOME = {
     "GaussianVectors": "simplicity.vectors",
     "inspect_bits": "simplicity.inspecting",
     "bits_saved_map": "simplicity.saved",
+    "Simplifier": "simplicity.simplify",
+    "simplified_training": "simplicity.simplify",
     "explain_simplify": "simplicity.explain",
     "SimplifyResult": "simplicity.explained",
     "condense": "simplicity.condense",
