@@ -132,9 +132,9 @@ class Recipe:
 
 
 RECIPES = {
-    "gray28": Recipe(lambda: PixelAR(seed=SEED), 2e-3, 3000, "Autoregressive density of grey images: exact bits, a bits map."),
+    "gray28": Recipe(lambda: PixelAR(seed=SEED), 2e-3, 4000, "Autoregressive density of grey images: exact bits, a bits map."),
     "gray28-glow": Recipe(
-        lambda: ImageGlow((1, SIZE, SIZE), steps=8, scales=2, hidden=48, seed=SEED), 1e-3, 3000,
+        lambda: ImageGlow((1, SIZE, SIZE), depth=8, scales=2, hidden=48, seed=SEED), 1e-3, 4000,
         "Flow of grey 28 x 28 images: an inverse, bits averaged over dequantisation noise.",
     ),
 }  # fmt: skip
@@ -199,7 +199,7 @@ def main() -> None:
     recipe, mix = RECIPES[asked.name], Mix()
     held_out = mix(500, torch.Generator().manual_seed(SEED + 1))
     density = recipe.density()
-    plan = Plan(asked.name, density.config, None, asked.steps or recipe.steps, BATCH, recipe.lr, SEED, falling=False)
+    plan = Plan(asked.name, density.config, None, asked.steps or recipe.steps, BATCH, recipe.lr, SEED, falling=0.25)
     state = fit_network(density, mix, held_out, plan, checkpoint=asked.checkpoint, progress=told)
     gate = finished(density, asked.name, state)
     print(gate)

@@ -46,19 +46,25 @@ class Plan:
     batch_size: int
     lr: float
     seed: int
-    falling: bool = True
-    """Whether the learning rate falls over the run. If it stays, a run can be continued beyond its end."""
+    falling: float = 1.0
+    """Share of the run, at its end, over which the learning rate falls. A run may be made longer until it does."""
 
-    def same(self, noted: Any) -> bool:
+    def may_continue(self, noted: Any, state: "State") -> bool:
         """Whether a run that was noted down may go on as this one."""
         mine = json.loads(json.dumps(asdict(self)))
-        lengths = () if self.falling else ("minutes", "steps")
-        return isinstance(noted, dict) and all(noted.get(k) == v for k, v in mine.items() if k not in lengths)
+        if noted == mine:
+            return True
+        lengths = ("steps", "falling")
+        if not isinstance(noted, dict) or any(noted.get(k) != v for k, v in mine.items() if k not in lengths):
+            return False
+        ends = [(1 - plan["falling"]) * (plan["steps"] or 0) for plan in (mine, noted)]
+        return state.step <= min(ends)
 
     def rate(self, state: "State") -> float:
         """Learning rate of the next step."""
-        cosine = (1 + math.cos(math.pi * min(1.0, self.done(state)))) / 2
-        return self.lr * min(1.0, (state.step + 1) / WARM_UP) * (0.01 + 0.99 * cosine if self.falling else 1.0)
+        fallen = (self.done(state) - 1 + self.falling) / self.falling if self.falling else 0.0
+        cosine = (1 + math.cos(math.pi * min(1.0, max(0.0, fallen)))) / 2
+        return self.lr * min(1.0, (state.step + 1) / WARM_UP) * (0.01 + 0.99 * cosine)
 
     def done(self, state: "State") -> float:
         """Fraction of the run that lies behind."""
@@ -212,7 +218,8 @@ def _resume(path: Path, plan: Plan, run: _Run) -> None:
         raise ValueError(
             f"{path} is not a checkpoint of fit_density ({error}). Name another file, or delete it."
         ) from None
-    if not plan.same(note.get("plan")) or note.get("format") != FORMAT:
+    state = State(**note.get("state", {}))
+    if note.get("format") != FORMAT or not plan.may_continue(note.get("plan"), state):
         raise ValueError(
             f"{path} is of another run ({note.get('plan')}) than this one ({asdict(plan)}). Resume with the same arguments, "
             f"or name another file."
@@ -224,7 +231,7 @@ def _resume(path: Path, plan: Plan, run: _Run) -> None:
         index, moment = name.split("/")
         adam["state"].setdefault(int(index), {})[moment] = value
     run.optimizer.load_state_dict(adam)
-    run.state, run.best = State(**note["state"]), _named(tensors, "best/")
+    run.state, run.best = state, _named(tensors, "best/")
     run.state.looked = int(plan.done(run.state) * LOOKS)
 
 
