@@ -36,7 +36,7 @@ def by_name(gate: Gate) -> dict[str, Row]:
 
 
 def test_a_density_of_roughness_passes() -> None:
-    gate = release_gate(Roughness(), objects=40)
+    gate = release_gate(Roughness(), objects=20)
     assert gate.passed, str(gate)
 
 
@@ -51,7 +51,7 @@ def test_a_density_that_calls_everything_equal_fails_the_order_but_not_the_symme
 
 
 def test_a_density_of_what_is_typical_is_found_out() -> None:
-    gate = release_gate(Fixed(), objects=40)
+    gate = release_gate(Fixed(), objects=15)
     rows = by_name(gate)
     assert not gate.passed
     assert not rows["ramps below garments, by"].passed
@@ -133,6 +133,6 @@ def test_a_shift_moves_the_picture() -> None:
 
 
 def test_cosine_waves_are_examined_too() -> None:
-    rows = by_name(release_gate(fc.load_density("dct"), objects=20))
+    rows = by_name(release_gate(fc.load_density("dct"), objects=10))
     assert rows["constants below ramps, by"].passed
     assert rows["patches: bits rise with contrast, Spearman"].passed

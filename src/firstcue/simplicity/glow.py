@@ -23,7 +23,7 @@ WIDEST_PRIOR = 6.0
 
 
 class ImageGlow(nn.Module):
-    """A multi-scale Glow: `scales` times, pixels become channels, `steps` steps mix them, and half of them are set aside.
+    """A multi-scale Glow: `scales` times, pixels become channels, `depth` steps mix them, and half of them are set aside.
 
     A step is a scale and shift per channel and an invertible mixing of channels (one matrix product), then an affine coupling:
     a small network reads one half of the channels and scales and shifts the other. What is set aside has a Gaussian law whose
@@ -32,7 +32,7 @@ class ImageGlow(nn.Module):
 
     Args:
         shape: `(c, h, w)`; height and width are multiples of `2 ** scales`.
-        steps: Steps per scale.
+        depth: Steps per scale.
         scales: How often the image is halved.
         hidden: Width of the networks in the couplings.
         levels: Grey levels.
@@ -45,7 +45,7 @@ class ImageGlow(nn.Module):
         Kingma and Dhariwal (2018), https://arxiv.org/abs/1807.03039.
 
     Example:
-        >>> density = ImageGlow((1, 8, 8), steps=2, hidden=8)
+        >>> density = ImageGlow((1, 8, 8), depth=2, hidden=8)
         >>> image = torch.rand(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
         >>> bool((density.decode(density.encode(image)) - image).abs().max() < 1e-5)
         True
@@ -56,7 +56,7 @@ class ImageGlow(nn.Module):
     def __init__(
         self,
         shape: tuple[int, int, int] | list[int] = (1, 28, 28),
-        steps: int = 8,
+        depth: int = 8,
         scales: int = 2,
         hidden: int = 64,
         levels: int = 256,
@@ -66,24 +66,24 @@ class ImageGlow(nn.Module):
         super().__init__()
         channels, height, width = (int(size) for size in shape)
         if (
-            min(channels, steps, scales, hidden, levels - 1) < 1
+            min(channels, depth, scales, hidden, levels - 1) < 1
             or height % 2**scales
             or width % 2**scales
             or not height * width
         ):
             raise ValueError(
                 f"an ImageGlow of {scales} scales needs a height and a width that are multiples of {2**scales}, and positive sizes; "
-                f"got shape {tuple(shape)}, steps {steps}, hidden {hidden}, levels {levels}. Pad the images, or take fewer scales."
+                f"got shape {tuple(shape)}, depth {depth}, hidden {hidden}, levels {levels}. Pad the images, or take fewer scales."
             )
         self.shape, self.levels = (channels, height, width), levels
         self.config: dict[str, Any] = {
-            "shape": [channels, height, width], "steps": steps, "scales": scales, "hidden": hidden, "levels": levels,
+            "shape": [channels, height, width], "depth": depth, "scales": scales, "hidden": hidden, "levels": levels,
         }  # fmt: skip
         generator = torch.Generator().manual_seed(seed)
         stages, priors = [], []
         for scale in range(scales):
             channels *= 4
-            stages.append(_Stage(channels, hidden, steps, generator))
+            stages.append(_Stage(channels, hidden, depth, generator))
             if scale < scales - 1:
                 channels //= 2
                 priors.append(_Prior(channels, hidden, generator))
@@ -192,9 +192,9 @@ class _Stage(nn.Module):
     permutation: Tensor
     sign: Tensor
 
-    def __init__(self, channels: int, hidden: int, steps: int, generator: torch.Generator):
+    def __init__(self, channels: int, hidden: int, depth: int, generator: torch.Generator):
         super().__init__()
-        draws = torch.randn(steps, channels, channels, generator=generator, dtype=torch.float64)
+        draws = torch.randn(depth, channels, channels, generator=generator, dtype=torch.float64)
         permutation, lower, upper = (t.float() for t in torch.linalg.lu(torch.linalg.qr(draws)[0]))
         diagonal = upper.diagonal(dim1=1, dim2=2)
         self.register_buffer("permutation", permutation)
@@ -202,9 +202,9 @@ class _Stage(nn.Module):
         self.lower = nn.Parameter(lower.tril(-1))
         self.upper = nn.Parameter(upper.triu(1))
         self.log_diagonal = nn.Parameter(diagonal.abs().log())
-        self.log_scale = nn.Parameter(torch.zeros(steps, channels))
-        self.shift = nn.Parameter(torch.zeros(steps, channels))
-        self.couplings = nn.ModuleList(_Coupling(channels, hidden, generator) for _ in range(steps))
+        self.log_scale = nn.Parameter(torch.zeros(depth, channels))
+        self.shift = nn.Parameter(torch.zeros(depth, channels))
+        self.couplings = nn.ModuleList(_Coupling(channels, hidden, generator) for _ in range(depth))
 
     def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
         weight, bias = self._mixing()
@@ -233,7 +233,7 @@ class _Stage(nn.Module):
         return z
 
     def _mixing(self) -> tuple[Tensor, Tensor]:
-        """Weight `(steps, c, c)` and bias of all scales, shifts and mixings at once, from P L U."""
+        """Weight `(depth, c, c)` and bias of all scales, shifts and mixings at once, from P L U."""
         eye = torch.eye(self.lower.shape[-1], dtype=self.lower.dtype, device=self.lower.device)
         upper = self.upper.triu(1) + torch.diag_embed(self.sign * self.log_diagonal.exp())
         mixing = self.permutation @ (self.lower.tril(-1) + eye) @ upper
