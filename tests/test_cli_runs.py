@@ -147,3 +147,12 @@ def test_a_search_lists_runs_and_continues(square, tmp_path, capsys):
     assert "12 of 12 trials done" in capsys.readouterr().out
     assert main(words) == 0
     assert (tmp_path / "out" / "rows.csv").read_bytes() == before
+
+
+def test_a_plan_prints_what_work_would_cost(capsys):
+    assert main(["doctor", "--plan", "n=1e9", "d=4096", "workers=64"]) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"moments +1\.7e\+16 +1\.6e\+13 .* h +processors", told)
+    assert main(["doctor", "--plan", "n=many"]) == 2
+    assert "write NAME=NUMBER" in capsys.readouterr().err
+    assert main(["doctor", "n=3"]) == 2

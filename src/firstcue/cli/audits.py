@@ -7,7 +7,8 @@ import typer
 
 from firstcue.cli.files import save_report, writable_file, writable_folder
 from firstcue.cli.inputs import Attributes, Data, HeldOut, Label, Model, Weights, attributes_for_audit, read_rows
-from firstcue.cli.outcomes import Outcome, as_wrong_usage
+from firstcue.cli.outcomes import Outcome, WrongUsage, as_wrong_usage
+from firstcue.cli.runs import Backend, Chosen, Scheduler, Workers
 from firstcue.cli.screen import complain, note, progress, show, show_report
 from firstcue.cli.settings import Settings
 
@@ -90,15 +91,22 @@ def audit(
 
 def audit_embeddings(
     settings: Settings,
-    x: Annotated[Path, typer.Argument(metavar="X.npy", help="Embeddings, one row per example.")],
-    y: Annotated[Path, typer.Argument(metavar="Y.npy", help="Labels.")],
+    x: Annotated[
+        Path,
+        typer.Argument(metavar="X.npy|'SHARDS/*.npy'", help="Embeddings, one row per example; or a pattern of shards."),
+    ],
+    y: Annotated[
+        Path | None, typer.Argument(metavar="[Y.npy|COL]", help="Labels; for shards their column. [default: y]")
+    ] = None,
     attribute: Annotated[
         list[Path] | None,
-        typer.Option("--attribute", help="A.npy, an attribute that may be a shortcut; may be repeated."),
+        typer.Option("--attribute", help="A.npy (for shards a column) that may be a shortcut; may be repeated."),
     ] = None,
     outputs: Annotated[
         Path | None,
-        typer.Option("--outputs", help="F.npy, the model's logits; linear in X they allow the intervention."),
+        typer.Option(
+            "--outputs", help="F.npy (for shards a column), the logits; linear in X they allow the intervention."
+        ),
     ] = None,
     held_out: Annotated[
         Path | None, typer.Option("--held-out", help="An .npz with x, y and the attributes under the same names.")
@@ -106,12 +114,47 @@ def audit_embeddings(
     held_out_outputs: Annotated[
         Path | None, typer.Option("--held-out-outputs", help="G.npy, the model's logits of the held-out rows.")
     ] = None,
+    rows: Annotated[
+        int | None, typer.Option("--rows", min=100, help="Of shards: rows of the sample. [default: 20000]")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option("--store", help="Of shards: folder that keeps what is measured, to continue from.")
+    ] = None,
+    backend: Chosen = Backend.LOKY,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     out: Out = None,
     gate: GateFile = None,
     as_json: AsJson = False,
     junit: Junit = None,
 ) -> int:
     """The same question asked of embeddings, labels and perhaps an attribute and the model's outputs."""
+    if _names_shards(x):
+        if held_out is not None or held_out_outputs is not None:
+            raise WrongUsage("--held-out: shards take none; audit the held-out rows as shards of their own.")
+        if store is not None:
+            writable_folder(store, "--store")
+        demands = _prepare(settings, out, gate, junit)
+        from firstcue.auditing.sharded import SAMPLE, audit_shards
+
+        with progress(quiet=settings.quiet) as tell:
+            report = audit_shards(
+                str(x),
+                str(y or "y"),
+                tuple(str(name) for name in attribute or ()),
+                None if outputs is None else str(outputs),
+                rows=rows or SAMPLE,
+                store=store,
+                backend=str(backend),
+                workers=workers,
+                scheduler=scheduler,
+                seed=settings.seed,
+                command=settings.command,
+                progress=tell,
+            )
+        return _deliver(report, out, demands, as_json, junit)
+    if y is None:
+        raise WrongUsage("Y.npy: one array of embeddings needs its labels; shards are named by a pattern in quotes.")
     demands = _prepare(settings, out, gate, junit)
     from firstcue import audit_embeddings as audit_arrays
     from firstcue.cli.arrays import read_arrays
@@ -130,6 +173,11 @@ def audit_embeddings(
             progress=tell,
         )
     return _deliver(report, out, demands, as_json, junit)
+
+
+def _names_shards(x: Path) -> bool:
+    """Whether the argument is a pattern, or a file of another kind than one array."""
+    return any(sign in str(x) for sign in "*?[") or x.suffix in (".npz", ".parquet", ".safetensors")
 
 
 def _prepare(settings: Settings, out: Path | None, gate: Path | None, junit: Path | None) -> "Gate | None":

@@ -6,13 +6,23 @@ from typing import Annotated
 import typer
 
 from firstcue.cli.files import writable_folder
-from firstcue.cli.outcomes import Outcome
+from firstcue.cli.outcomes import Outcome, WrongUsage, as_wrong_usage
 from firstcue.cli.screen import show
 from firstcue.cli.settings import Settings
 
 
-def doctor(settings: Settings) -> int:
+def doctor(
+    settings: Settings,
+    sizes: Annotated[
+        list[str] | None, typer.Argument(metavar="[n=1e9 d=4096 ...]", help="With --plan: sizes, as NAME=NUMBER.")
+    ] = None,
+    plan: Annotated[bool, typer.Option("--plan", help="Say what work of these sizes would cost.")] = False,
+) -> int:
     """Say whether this machine is ready: versions, device, extras, data; exit 0 when firstcue is usable."""
+    if plan:
+        return _plan(sizes or [])
+    if sizes:
+        raise WrongUsage(f"{sizes[0]}: sizes are for --plan.")
     from firstcue.doctor import examine, usable
 
     settings.prepare_torch()
@@ -27,6 +37,38 @@ def doctor(settings: Settings) -> int:
         "firstcue is ready." if ready else "Something that firstcue needs is missing: see the lines that begin with !!."
     )
     return Outcome.DONE if ready else Outcome.MISSING_EXTRA
+
+
+def _plan(words: list[str]) -> int:
+    """A line for every method: operations, bytes, memory, time, and the number that limits it."""
+    from firstcue.planning import plan
+
+    with as_wrong_usage("--plan"):
+        costs, machine = plan(dict(_size(word) for word in words))
+    show(
+        f"for {machine.workers:g} workers on {machine.machines:g} machines: {machine.flops:.3g} operations and {machine.memory:.3g} bytes "
+        f"of memory each, {machine.read:.3g} bytes a second read by a machine"
+    )
+    show(f"{'':<22} {'operations':>10} {'read':>9} {'written':>9} {'memory':>9} {'time':>9}  limited by")
+    for cost in costs:
+        numbers = " ".join(f"{value:>9.2g}" for value in (cost.bytes_read, cost.bytes_written, cost.memory))
+        show(f"{cost.name:<22} {cost.flops:>10.2g} {numbers} {_time(cost.seconds(machine)):>9}  {cost.limit(machine)}")
+    return Outcome.DONE
+
+
+def _size(word: str) -> tuple[str, float]:
+    name, _, number = word.partition("=")
+    try:
+        return name, float(number)
+    except ValueError:
+        raise ValueError(f"{word!r} is no size; write NAME=NUMBER, such as n=1e9.") from None
+
+
+def _time(seconds: float) -> str:
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def list_data(settings: Settings) -> int:

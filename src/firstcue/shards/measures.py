@@ -14,7 +14,7 @@ from firstcue._checks import as_tensor, encode_labels, require_rows
 from firstcue.forward import unwrap
 from firstcue.layers import layer_moments_of
 from firstcue.models import load_model
-from firstcue.moments import Moments
+from firstcue.moments import Moments, _natural
 from firstcue.pooling import Pool
 
 CHUNK_ROWS = 16_384
@@ -151,6 +151,49 @@ def values_of(name: str, columns: int) -> tuple[str, ...]:
         ('cat', '1')
     """
     return (name,) if columns == 1 else tuple(json.loads(name))
+
+
+def by_column(moments: Moments, column: int, columns: int) -> Moments:
+    """Moments by the values of one column, from those by every combination of several.
+
+    Args:
+        moments: As `Features(by=...)` gives them.
+        column: Which one, from 0.
+        columns: How many there are.
+
+    Example:
+        >>> cells = Moments.of_groups(torch.eye(4), [cell(y, a) for y in "ab" for a in (0, 1)])
+        >>> by_column(cells, 1, 2).classes
+        ('0', '1')
+    """
+    places: dict[str, list[int]] = {}
+    for i, name in enumerate(moments.classes or ()):
+        places.setdefault(values_of(name, columns)[column], []).append(i)
+    names = sorted(places, key=_natural)
+    parts = [_rows_of(moments, places[name]).pool() for name in names]
+    return Moments(
+        torch.stack([part.count for part in parts]),
+        torch.stack([part.mean for part in parts]),
+        torch.stack([part.scatter for part in parts]),
+        torch.stack([part.rows for part in parts]),
+        tuple(names),
+    )
+
+
+def _rows_of(moments: Moments, places: list[int]) -> Moments:
+    """Some of the groups."""
+    return moments._map(lambda t: t[places], None)
+
+
+def leading(moments: Moments, columns: int) -> Moments:
+    """Moments of the first columns alone: of x, where outputs stand beside it."""
+    return Moments(
+        moments.count,
+        moments.mean[..., :columns],
+        moments.scatter[..., :columns, :columns],
+        moments.rows,
+        moments.classes,
+    )
 
 
 def group_ids(part: Mapping[str, Any], columns: tuple[str, ...]) -> tuple[Tensor, tuple[str, ...]]:

@@ -113,13 +113,24 @@ def association(y: Any, attribute: Any, num_classes: int | None = None, num_valu
     _same_length(classes, values, "y", "attribute")
     if len(classes) == 0:
         raise ValueError("`y` has no rows; association needs training rows.")
-    counts = _table(classes, values, num_classes or int(classes.max()) + 1, num_values or int(values.max()) + 1)
+    return association_of_counts(
+        _table(classes, values, num_classes or int(classes.max()) + 1, num_values or int(values.max()) + 1)
+    )
+
+
+def association_of_counts(counts: np.ndarray) -> Association:
+    """The same from the number of rows in every cell, `(K, A)` integers, as a pass over many files leaves them.
+
+    Example:
+        >>> association_of_counts(np.array([[3, 1], [1, 3]])).strength
+        0.25
+    """
     rows = counts.sum(axis=1)
     present = rows > 0
     given_class = counts / np.maximum(rows, 1)[:, None]
     r = np.where(present[:, None], given_class - given_class[present].mean(axis=0), 0.0)
     strength = float(np.abs(r).sum() / 2 / present.sum())
-    return Association(torch.from_numpy(r), strength, *_information(counts), len(classes), torch.from_numpy(counts))
+    return Association(torch.from_numpy(r), strength, *_information(counts), int(rows.sum()), torch.from_numpy(counts))
 
 
 def accuracy_gap(

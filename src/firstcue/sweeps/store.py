@@ -82,12 +82,10 @@ class Store:
         Raises:
             ValueError: If the disk is full or the folder gone.
         """
-        body = plain({name: value for name, value in vars(result).items() if value is not None})
-        text = canonical(body).encode()
         path = self.path(trial.key, failed=result.error is not None)
         try:
             path.parent.mkdir(exist_ok=True)
-            _write_whole(path, _HEAD + sha256(text).hexdigest().encode() + _NECK + text + _TAIL)
+            _write_whole(path, self.text(result))
         except OSError as error:
             raise ValueError(
                 f"a result cannot be written to {self.folder} ({error.strerror}); make room or mend the folder, and run the "
@@ -95,6 +93,12 @@ class Store:
             ) from None
         if result.error is None:
             self.path(trial.key, failed=True).unlink(missing_ok=True)
+
+    @staticmethod
+    def text(result: Result) -> bytes:
+        """The content of a result's file."""
+        body = canonical(plain({name: value for name, value in vars(result).items() if value is not None})).encode()
+        return _HEAD + sha256(body).hexdigest().encode() + _NECK + body + _TAIL
 
     def read(self, trial: Trial, *, failed: bool = False) -> Result | None:
         """A trial's result, or None where there is none that is whole."""
