@@ -2,7 +2,7 @@
 
 import typer
 
-from firstcue.cli import audits, machine, repairs, reports, runs
+from firstcue.cli import audits, explanations, machine, repairs, reports, runs
 from firstcue.cli.settings import command, options_before_the_command
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ fix = typer.Typer(help="Repair a model and write it down.", no_args_is_help=True
 repairs.add_repairs(fix)
 app.add_typer(fix, name="fix")
 
+command(app)(explanations.explain)
 command(app)(runs.reproduce)
 command(app)(runs.sweep)
 

@@ -69,7 +69,7 @@ class SimplifyResult:
     """`(n,)` class ids."""
 
     layer_distance: Any
-    """`(n,)` 1 - cosine of the evidence in the deep layers."""
+    """`(n,)` 1 - cosine of the evidence in the deep layers; NaN for a model without layers."""
 
     weight: Any
     """`(n,)` weight of the bits per value at which each image was found."""

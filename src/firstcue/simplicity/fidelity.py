@@ -30,7 +30,7 @@ class Match:
     """Divergence KL(model(original) || model(image)) in nats."""
 
     distance: Float[Tensor, " n"]
-    """1 - cosine of the evidence, averaged over layers: 0 is the same."""
+    """1 - cosine of the evidence, averaged over layers: 0 is the same; NaN for a model without layers."""
 
     loss: Float[Tensor, " n"]
     """What is minimised so that the evidence stays."""
@@ -109,12 +109,23 @@ def deep_layers(model: nn.Module, forward: ToInputs, x: Float[Tensor, "n c h w"]
 def _by_activations(model: nn.Module, x: Tensor, logits: Tensor, target: Tensor | None, forward: ToInputs) -> Matcher:
     """Activations of deep layers, each weighted by the gradient that the original has there."""
     layers = deep_layers(model, forward, x)
+    if not layers:  # a function without modules: its answer is all that can be held
+        return _by_answer(logits, forward)
     original = evidence(model, x, target, layers=layers, forward=forward)
 
     def match(y: Tensor) -> Match:
         far, outputs = distance(model, y, original, layers=layers, forward=forward)
         kl = divergence(logits, outputs)
         return Match(outputs, kl, far, EVIDENCE * far + kl)
+
+    return match
+
+
+def _by_answer(logits: Tensor, forward: ToInputs) -> Matcher:
+    def match(y: Tensor) -> Match:
+        outputs = forward(y)
+        kl = divergence(logits, outputs)
+        return Match(outputs, kl, torch.full_like(kl, torch.nan), kl)
 
     return match
 
