@@ -25,8 +25,11 @@ FLOOR = 0.1
 EQUAL = 0.99
 """Strength from which a property is taken to be the label under another name."""
 
-TOGETHER = 0.15
-"""Correlation within classes from which a neighbouring part of the image belongs to the same cue."""
+TOGETHER = 0.22
+"""Correlation within classes, over that of the part that varies most, from which a neighbour belongs to the same cue."""
+
+LOCAL = 0.8
+"""Share of a property's strength that the best part of a place has to have for the place to be named instead."""
 
 SAME = 0.6
 """Correlation within classes from which two properties say the same of the rows."""
@@ -80,8 +83,8 @@ def choose(
     values = [p.values for p in properties]
     found: list[Chosen] = []
     while left and len(found) < most:
-        i = _simplest(current, left, len(y))
-        grown = _grown(properties, i, scan[i], y, shape)
+        i = _simplest(properties, current, left, len(y))
+        i, grown = _located(properties, i, scan, y, shape)
         left.discard(i)
         same = {
             j
@@ -103,11 +106,12 @@ def _passes(s: Scanned, level: float, floor: float) -> bool:
     return s.p_adjusted < level and s.strength >= floor
 
 
-def _simplest(scan: Sequence[Scanned], left: set[int], n: int) -> int:
+def _simplest(properties: Sequence[Property], scan: Sequence[Scanned], left: set[int], n: int) -> int:
     """The best one, or the first in order of simplicity that is as good within its error."""
-    best = max(scan[j].balanced_accuracy for j in left)
+    value = {j: scan[j].balanced_accuracy - properties[j].handicap for j in left}
+    best = max(value.values())
     slack = 1.5 * (best * (1 - best) / n) ** 0.5
-    return min(j for j in left if scan[j].balanced_accuracy >= best - slack)
+    return min(j for j in left if value[j] >= best - slack)
 
 
 def _again(
@@ -175,41 +179,58 @@ def _explained(design: np.ndarray, own: np.ndarray) -> float:
     return 1 - float((rest**2).sum()) / total
 
 
-def _grown(
-    properties: Sequence[Property], i: int, s: Scanned, y: np.ndarray, shape: tuple[int, int] | None
-) -> Property:
-    """A cell together with its neighbours that vary with it within classes, as one region that is carried whole."""
-    seed = properties[i]
-    if seed.cell is None or shape is None:
-        return seed
-    said = s.rule(seed.values)
-    k = int(y.max()) + 1
-    told = _within(np.stack([said == c for c in range(k)], axis=1), y)
-    varying: set[Cell] = {seed.cell}
+def _located(
+    properties: Sequence[Property], i: int, scan: Sequence[Scanned], y: np.ndarray, shape: tuple[int, int] | None
+) -> tuple[int, Property]:
+    """The part of the picture that varies with a property within classes, if there is one, and what tells it best there.
+
+    A patch in a corner is read from the border and from the frequencies too; a place says what it is. What varies over
+    most of the picture is the picture's: carrying it over as a place would carry the core too.
+    """
+    if shape is None or properties[i].measure is None:
+        return i, properties[i]
+    extent = _extent(properties, properties[i], scan[i], y)
+    if not extent:
+        return i, properties[i]
+    box = _box(extent)
+    if _area(box) > shape[0] * shape[1] / 2:
+        return i, _whole_picture(properties[i], properties)
+    inside = [j for j, p in enumerate(properties) if p.cell in extent]
+    best = max(inside, key=lambda j: scan[j].balanced_accuracy)
+    if properties[i].cell is None and scan[best].strength < LOCAL * scan[i].strength:
+        return i, properties[i]
+    what = properties[best].name.split(" of ")[0]
+    carry = partial(carried, carry=carry_mask(mask_of([box], *shape)))
+    return best, replace(properties[best], name=f"{what} of {place_name(box, *shape)}", carry=carry, cell=box)
+
+
+def _extent(properties: Sequence[Property], cue: Property, s: Scanned, y: np.ndarray) -> list[Cell]:
+    """The connected cells that vary with a property within classes, around the one that does most."""
+    told = _within(np.eye(int(y.max()) + 1)[s.rule(cue.values)], y)
+    varies: dict[Cell, float] = {}
     for p in properties:
-        if p.cell is not None and p.cell not in varying:
+        if p.cell is not None:
             own = _within(p.values[:, None], y)[:, 0]
             size = np.sqrt((own**2).sum() * (told**2).sum(axis=0))
-            if (np.abs(own @ told) > max(TOGETHER, 4 / len(y) ** 0.5) * np.maximum(size, 1e-12)).any():
-                varying.add(p.cell)
-    region = _connected(seed.cell, varying)
-    if len(region) == 1:
-        return seed
-    box = (min(c[0] for c in region), max(c[1] for c in region), min(c[2] for c in region), max(c[3] for c in region))
-    if _area(box) > shape[0] * shape[1] / 2:
-        return _whole_picture(seed, properties)
-    what = seed.name.split(" of ")[0]
-    return replace(
-        seed,
-        name=f"{what} of {place_name(box, *shape)}",
-        carry=partial(carried, carry=carry_mask(mask_of([box], *shape))),
-        cell=box,
-    )
+            share = float((np.abs(own @ told) / np.maximum(size, 1e-12)).max())
+            varies[p.cell] = max(varies.get(p.cell, 0.0), share)
+    chance = 4 / len(y) ** 0.5
+    if not varies or max(varies.values()) < chance:
+        return []
+    most = max(varies, key=lambda cell: varies[cell])
+    least = max(TOGETHER * varies[most], chance)
+    return _connected(most, {cell for cell, share in varies.items() if share >= least})
+
+
+def _box(cells: Sequence[Cell]) -> Cell:
+    return min(c[0] for c in cells), max(c[1] for c in cells), min(c[2] for c in cells), max(c[3] for c in cells)
 
 
 def _whole_picture(seed: Property, properties: Sequence[Property]) -> Property:
-    """What varies over most of the picture is the picture's: pasting it would paste the core too."""
-    what = seed.name.split(" of ")[0]
+    """The same of the whole picture; what is not of a part stays as it is."""
+    what, _, where = seed.name.partition(" of ")
+    if not where or what not in ("brightness", "contrast", "edges"):
+        return seed
     whole = next((p for p in properties if p.name == what), None)
     return replace(seed, name=f"{what} of the picture", carry=whole.carry if whole else None, cell=None)
 

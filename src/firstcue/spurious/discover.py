@@ -74,7 +74,7 @@ def discovered(m: Material, *, most: int = 5, seed: int = 0, progress: Progress 
     for i, c in enumerate(chosen):
         progress(f"checking {c.property.name}", 0.5 + 0.2 * i / len(chosen))
         candidates.append(_candidate(c, properties, m, rows, seed))
-    candidates.sort(key=lambda c: (_ORDER[c.standing], c.score))
+    candidates.sort(key=lambda c: _ORDER[c.standing])  # stable: as they were chosen otherwise
     progress("inferring groups", 0.7)
     groups = _groups(m, early.early if early else None, early is None or early.clusters_found, seed)
     progress("looking for slices", 0.85)

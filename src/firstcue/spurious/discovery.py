@@ -78,7 +78,7 @@ class Discovery:
     """Everything found without group labels."""
 
     candidates: tuple[Candidate, ...]
-    """Relied on first, then by strength."""
+    """Relied on first; otherwise in the order in which they were chosen, about that of their strength."""
 
     groups: Inference | None
     """Groups by several methods; None without outputs, checkpoints or embeddings."""

@@ -17,6 +17,9 @@ BANDS = 4
 CELLS = 4
 """Cells along the shorter side."""
 
+NO_PLACE = 0.06
+"""What a texture of the whole picture has to be better by than what can be pointed at."""
+
 _TINY = 1e-8
 _CHUNK = 2048
 
@@ -37,7 +40,7 @@ def image_properties(x: Tensor) -> tuple[Property, ...]:
     """
     pictures = x[:, None] if x.ndim == 3 else x
     h, w = pictures.shape[2:]
-    made = [*_whole(pictures.shape[1]), *_parts(h, w), *_textures(h, w)]
+    placed, textures = [*_whole(pictures.shape[1]), *_parts(h, w)], _textures(h, w)
     return tuple(
         Property(
             name,
@@ -45,7 +48,9 @@ def image_properties(x: Tensor) -> tuple[Property, ...]:
             measure=partial(_by_chunks, measure=measure),
             carry=None if carry is None else partial(carried, carry=carry),
             cell=cell,
+            handicap=handicap,
         )
+        for handicap, made in ((0.0, placed), (NO_PLACE, textures))
         for name, measure, carry, cell in made
     )
 

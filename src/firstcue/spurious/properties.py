@@ -36,6 +36,9 @@ class Property:
     cell: tuple[int, int, int, int] | None = None
     """Top, bottom, left and right (ends excluded) of the part of the image it speaks of."""
 
+    handicap: float = 0.0
+    """Balanced accuracy by which it has to lead to be named first: what has a place or a plain name says more."""
+
 
 def properties_of(x: Any, metadata: Mapping[str, Any] | None = None, *, kind: Kind = "auto") -> tuple[Property, ...]:
     """Every cheap property of the rows, the widest in meaning first.

@@ -16,7 +16,7 @@ _WORD = re.compile(r"\w+")
 
 
 def text_properties(x: Sequence[str]) -> tuple[Property, ...]:
-    """Length, punctuation, digits, capitals, and the presence of each frequent word.
+    """The presence of each frequent word, length, punctuation, digits and capitals.
 
     A word can be dropped or put in front; nothing else of a text can be changed without touching its meaning.
 
@@ -28,16 +28,16 @@ def text_properties(x: Sequence[str]) -> tuple[Property, ...]:
 
     Example:
         >>> found = text_properties(["Oh no.", "oh yes, oh"] * 10)
-        >>> [p.name for p in found][-2:]
-        ["word 'no'", "word 'yes'"]
-        >>> found[-1].carry(["Oh no."], ["oh yes"])
+        >>> [p.name for p in found][:3]
+        ["word 'no'", "word 'yes'", 'number of words']
+        >>> found[1].carry(["Oh no."], ["oh yes"])
         ['yes Oh no.']
     """
     odd = next((i for i, text in enumerate(x) if not isinstance(text, str)), None)
     if odd is not None:
         raise ValueError(f"text {odd} is a {type(x[odd]).__name__}; every row has to be a str.")
     whole = tuple(Property(name, measure(x), measure=measure) for name, measure in _MEASURES.items())
-    return (*whole, *(_word(token, x) for token in frequent(x)))
+    return (*(_word(token, x) for token in frequent(x)), *whole)
 
 
 def frequent(x: Sequence[str], most: int = MOST_TOKENS) -> list[str]:
