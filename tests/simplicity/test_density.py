@@ -258,6 +258,14 @@ def test_images_that_are_not_in_range_are_refused_with_the_way_out(x, says):
         fc.bits(fc.Uniform(), x)
 
 
+def test_what_rounding_leaves_outside_changes_nothing():
+    x = images()
+    x[0, 0, 0, :2] = torch.tensor([0.0, 1.0])
+    outside = x.clone()
+    outside[0, 0, 0, :2] = torch.tensor([-1e-7, 1 + 1e-6])
+    assert torch.equal(fc.bits(fc.DCTLaplace(), x), fc.bits(fc.DCTLaplace(), outside))
+
+
 def test_images_of_another_shape_than_the_density_knows_are_refused():
     density = Independent.fit(images(shape=(1, 5, 4)))
     with pytest.raises(ValueError, match=r"\(3, 5, 4\), but this density knows \(1, 5, 4\)"):

@@ -45,7 +45,7 @@ def test_what_was_saved_measures_the_same_to_the_last_bit(kind, tmp_path):
     ("module", "name", "settings"),
     [
         ("autoregressive", "PixelAR", {"hidden": 8, "blocks": 1}),
-        ("glow", "ImageGlow", {"shape": (1, 8, 8), "steps": 1, "hidden": 8}),
+        ("glow", "ImageGlow", {"shape": (1, 8, 8), "depth": 1, "scales": 1, "hidden": 8}),
     ],
     ids=["pixels", "flow"],
 )

@@ -17,6 +17,8 @@ from firstcue.simplicity.quantising import SharedNoise
 
 TOO_MANY = 20.0
 """Bits per value beyond which a density is asked about what it does not know: eight bits write any grey level down."""
+ROUNDING = 1e-3
+"""A quarter of a grey level: what arithmetic may leave outside [0, 1] without changing any pixel."""
 
 
 @runtime_checkable
@@ -119,12 +121,12 @@ def require_inputs(density: Density, x: Any, name: str = "x") -> Tensor:
     require_finite(images, name)
     if not images.is_floating_point():
         raise ValueError(f"`{name}` holds {images.dtype} values; grey levels in [0, 1] are needed: {name} / 255.")
-    if len(images) and (float(images.min()) < 0 or float(images.max()) > 1):
+    low, high = (float(images.min()), float(images.max())) if len(images) else (0.0, 1.0)
+    if low < -ROUNDING or high > 1 + ROUNDING:
         raise ValueError(
-            f"`{name}` has values from {float(images.min()):.4g} to {float(images.max()):.4g}; bits are of images in [0, 1]. "
-            f"{_remedy(images, name)}"
+            f"`{name}` has values from {low:.4g} to {high:.4g}; bits are of images in [0, 1]. {_remedy(low, high, name)}"
         )
-    return images
+    return images if low >= 0 and high <= 1 else images.clamp(0, 1)
 
 
 def require_differentiable(density: Density, purpose: str) -> None:
@@ -155,8 +157,7 @@ def _require_shape(images: Tensor, known: tuple[int, ...] | None, name: str, wha
         )
 
 
-def _remedy(images: Tensor, name: str) -> str:
-    low, high = float(images.min()), float(images.max())
+def _remedy(low: float, high: float, name: str) -> str:
     if low >= 0 and high <= 256:
         return f"Divide by 255: {name} / 255."
     if -1 <= low < 0 and high <= 1:
