@@ -128,8 +128,9 @@ def test_shown_pictures_and_learnt_ones_are_different() -> None:
 
 def test_a_shift_moves_the_picture() -> None:
     x = torch.arange(12.0).view(1, 1, 3, 4)
-    assert pictures.shifted(x, True, False)[0, 0].tolist() == [[0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6, 7]]
-    assert pictures.shifted(x, False, True)[0, 0, 0].tolist() == [0, 0, 1, 2]
+    assert pictures.shifted(x, 1, 0)[0, 0].tolist() == [[0, 1, 2, 3], [0, 1, 2, 3], [4, 5, 6, 7]]
+    assert pictures.shifted(x, 0, 1)[0, 0, 0].tolist() == [0, 0, 1, 2]
+    assert pictures.shifted(x, -2, -1)[0, 0, 0].tolist() == [9, 10, 11, 11]
 
 
 def test_cosine_waves_are_examined_too() -> None:

@@ -57,6 +57,8 @@ class Plan:
         lengths = ("steps", "falling")
         if not isinstance(noted, dict) or any(noted.get(k) != v for k, v in mine.items() if k not in lengths):
             return False
+        if self.falling < 1 and self.done(state) >= 1:
+            return True  # it is longer already
         ends = [(1 - plan["falling"]) * (plan["steps"] or 0) for plan in (mine, noted)]
         return state.step <= min(ends)
 

@@ -107,6 +107,8 @@ def blurred(x: Tensor, sigma: float) -> Tensor:
 
 
 def shifted(x: Tensor, down: int, right: int) -> Tensor:
-    """Moved by up to one pixel; what enters repeats the border."""
+    """Moved by some pixels; what enters repeats the border."""
     h, w = x.shape[-2:]
-    return pad(x, (1, 1, 1, 1), mode="replicate")[..., 1 - down : 1 - down + h, 1 - right : 1 - right + w]
+    rows = (torch.arange(h) - down).clamp(0, h - 1)
+    columns = (torch.arange(w) - right).clamp(0, w - 1)
+    return x[..., rows[:, None], columns]

@@ -146,7 +146,7 @@ def _sets(size: tuple[int, int], objects: int, generator: torch.Generator) -> di
         "moved patches, down": patches[..., 1:, :-1],
         "moved patches, right": patches[..., :-1, 1:],
         **{
-            f"moved {name}, {way}": pictures.shifted(x, way == "down", way == "right")
+            f"moved {name}, {way}": pictures.shifted(x, int(way == "down"), int(way == "right"))
             for name, x in (("garments", garments), ("digits", digits))
             for way in ("down", "right")
         },
