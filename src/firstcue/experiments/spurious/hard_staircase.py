@@ -31,13 +31,13 @@ VERSION = 2
 _HARD = {"core": 14, "cue": 10, "cue_columns": 20, "strength": 0.9, "rows": 60_000, "held_out": 10_000, "test": 20_000}
 SCALES = {
     "tiny": Scale(
-        minutes=1,
+        minutes=2,
         settings=_HARD
         | {"rows": 4000, "held_out": 2000, "test": 4000, "width": 64, "rates": [0.05], "epochs": 3, "batch_size": 128},
     ),
-    "small": Scale(minutes=60, settings=_HARD | {"width": 256, "rates": [0.02, 0.1], "epochs": 20, "batch_size": 256}),
+    "small": Scale(minutes=40, settings=_HARD | {"width": 256, "rates": [0.02, 0.1], "epochs": 8, "batch_size": 256}),
     "paper": Scale(
-        minutes=600, settings=_HARD | {"width": 512, "rates": [0.01, 0.03, 0.1], "epochs": 60, "batch_size": 256}
+        minutes=900, settings=_HARD | {"width": 512, "rates": [0.01, 0.03, 0.1], "epochs": 60, "batch_size": 256}
     ),
 }
 SEEDS = 5

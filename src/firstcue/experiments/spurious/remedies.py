@@ -27,7 +27,7 @@ SCALES = {
         | {"source": "shipped", "rows": 1000, "held_out": 400, "test": 800, "rates": [0.005], "epochs": 3, "width": 64},
     ),
     "small": Scale(
-        minutes=20,
+        minutes=10,
         settings=_COMMON
         | {
             "source": "fashion-mnist",
@@ -39,7 +39,7 @@ SCALES = {
         },
     ),
     "paper": Scale(
-        minutes=150,
+        minutes=40,
         settings=_COMMON
         | {
             "source": "fashion-mnist",
