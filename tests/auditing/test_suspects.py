@@ -14,7 +14,6 @@ from firstcue.batch import Batch
 from firstcue.finding import Finding, Interval
 from firstcue.layers import Head
 from firstcue.report.words import status
-from firstcue.spurious.intervals import wilson
 
 LEANING = table(0.95)
 
@@ -92,10 +91,8 @@ def test_the_words_for_a_used_property_and_an_unused_one_differ():
 
 @pytest.mark.science
 @pytest.mark.parametrize("harder", [False, True])
-def test_heads_that_do_not_use_the_cue_are_hardly_ever_accused(harder):
+def test_heads_that_do_not_use_the_cue_are_not_accused_by_an_audit(harder):
+    """Twenty cases each; two hundred cheaper ones are in the tests of discovery."""
     noisy = np.array([[False, True], [True, False]]) if harder else None
-    alarms = sum(
-        verdict(case(LEANING, seed=s, uses=False, harder=noisy, n_train=1000, n_held=600), seed=s) == "shortcut"
-        for s in range(200)
-    )
-    assert wilson(alarms, 200)[1] < 0.05
+    cases = [case(LEANING, seed=s, uses=False, harder=noisy, n_train=1000, n_held=600) for s in range(20)]
+    assert [verdict(c) for c in cases] == ["no shortcut found"] * 20

@@ -28,6 +28,9 @@ EQUAL = 0.99
 TOGETHER = 0.22
 """Correlation within classes, over that of the part that varies most, from which a neighbour belongs to the same cue."""
 
+TELLING = 0.25
+"""Strength of a cell, over that of the part that varies most, that it needs to belong to the same cue."""
+
 LOCAL = 0.8
 """Share of a property's strength that the best part of a place has to have for the place to be named instead."""
 
@@ -84,8 +87,13 @@ def choose(
     found: list[Chosen] = []
     while left and len(found) < most:
         i = _simplest(properties, current, left, len(y))
-        i, grown = _located(properties, i, scan, y, shape)
-        left.discard(i)
+        lead, places = i, [c.property.cell for c in found if c.property.cell is not None]
+        i, grown = _located(properties, lead, scan, y, shape, places)
+        left -= {lead, i}
+        again = next((n for n, c in enumerate(found) if c.property.name == grown.name), None)
+        if again is not None:
+            found[again] = replace(found[again], follows=(*found[again].follows, properties[lead].name))
+            continue
         same = {
             j
             for j in left
@@ -180,7 +188,12 @@ def _explained(design: np.ndarray, own: np.ndarray) -> float:
 
 
 def _located(
-    properties: Sequence[Property], i: int, scan: Sequence[Scanned], y: np.ndarray, shape: tuple[int, int] | None
+    properties: Sequence[Property],
+    i: int,
+    scan: Sequence[Scanned],
+    y: np.ndarray,
+    shape: tuple[int, int] | None,
+    named: Sequence[Cell],
 ) -> tuple[int, Property]:
     """The part of the picture that varies with a property within classes, if there is one, and what tells it best there.
 
@@ -189,14 +202,17 @@ def _located(
     """
     if shape is None or properties[i].measure is None:
         return i, properties[i]
-    extent = _extent(properties, properties[i], scan[i], y)
+    free = {
+        j for j, p in enumerate(properties) if p.cell is not None and not any(_inside(p.cell, place) for place in named)
+    }
+    extent = _extent(properties, i, free, scan, y)
     if not extent:
         return i, properties[i]
-    box = _box(extent)
+    inside = {j for j in free if properties[j].cell in extent}
+    best = _simplest(properties, scan, inside, len(y))
+    box = _box(_extent(properties, best, free, scan, y) or extent)
     if _area(box) > shape[0] * shape[1] / 2:
         return i, _whole_picture(properties[i], properties)
-    inside = [j for j, p in enumerate(properties) if p.cell in extent]
-    best = max(inside, key=lambda j: scan[j].balanced_accuracy)
     if properties[i].cell is None and scan[best].strength < LOCAL * scan[i].strength:
         return i, properties[i]
     what = properties[best].name.split(" of ")[0]
@@ -204,22 +220,28 @@ def _located(
     return best, replace(properties[best], name=f"{what} of {place_name(box, *shape)}", carry=carry, cell=box)
 
 
-def _extent(properties: Sequence[Property], cue: Property, s: Scanned, y: np.ndarray) -> list[Cell]:
-    """The connected cells that vary with a property within classes, around the one that does most."""
-    told = _within(np.eye(int(y.max()) + 1)[s.rule(cue.values)], y)
+def _extent(
+    properties: Sequence[Property], i: int, free: set[int], scan: Sequence[Scanned], y: np.ndarray
+) -> list[Cell]:
+    """The connected cells that tell the class and vary with a property within classes, around the one that does most."""
+    told = _within(np.eye(int(y.max()) + 1)[scan[i].rule(properties[i].values)], y)
     varies: dict[Cell, float] = {}
-    for p in properties:
-        if p.cell is not None:
-            own = _within(p.values[:, None], y)[:, 0]
-            size = np.sqrt((own**2).sum() * (told**2).sum(axis=0))
-            share = float((np.abs(own @ told) / np.maximum(size, 1e-12)).max())
-            varies[p.cell] = max(varies.get(p.cell, 0.0), share)
+    tells: dict[Cell, float] = {}
+    for j in sorted(free):
+        cell = properties[j].cell
+        assert cell is not None
+        own = _within(properties[j].values[:, None], y)[:, 0]
+        size = np.sqrt((own**2).sum() * (told**2).sum(axis=0))
+        share = float((np.abs(own @ told) / np.maximum(size, 1e-12)).max())
+        varies[cell] = max(varies.get(cell, 0.0), share)
+        tells[cell] = max(tells.get(cell, 0.0), scan[j].strength)
     chance = 4 / len(y) ** 0.5
     if not varies or max(varies.values()) < chance:
         return []
     most = max(varies, key=lambda cell: varies[cell])
-    least = max(TOGETHER * varies[most], chance)
-    return _connected(most, {cell for cell, share in varies.items() if share >= least})
+    least, enough = max(TOGETHER * varies[most], chance), TELLING * tells[most]
+    # the patch is misread where the core is bright, so cells of the core vary with it a little; they tell much less
+    return _connected(most, {cell for cell in varies if varies[cell] >= least and tells[cell] >= enough})
 
 
 def _box(cells: Sequence[Cell]) -> Cell:
