@@ -76,7 +76,7 @@ def fit_sparse(
     while step < steps and (change > STILL or step < LEAST_STEPS):
         off = share * (torch.sigmoid(product(x, ahead) + ahead_b) - y[:, None])
         moved = ahead - rate * product(x.mT, off)
-        moved = moved.sign() * (moved.abs() - threshold).clamp(min=0)
+        moved = moved - torch.clamp(moved, -threshold, threshold)
         moved_b = ahead_b - rate * off.sum(dim=0)
         backwards = ((ahead - moved) * (moved - w)).sum(dim=0) + (ahead_b - moved_b) * (moved_b - b) > 0
         following = (1 + (1 + 4 * inertia.square()).sqrt()) / 2
