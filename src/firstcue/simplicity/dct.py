@@ -7,12 +7,13 @@ image, not about one of them.
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from firstcue.simplicity._blocks import Block, expected, joined, places_of, split
 from firstcue.simplicity.density import Uniform, require_inputs
 from firstcue.simplicity.quantising import grey_levels
 
@@ -29,15 +30,6 @@ DIRECTED = ((0.0, 2.0), (2.0, 0.0), (1.0, 4.0), (4.0, 1.0))
 
 NARROWEST = 2.0**-6
 """Grey levels; a narrower law costs the same to the last digit."""
-
-
-class Block(NamedTuple):
-    """Where blocks of one size lie: the remainder of an image that is no multiple of the block has a size of its own."""
-
-    rows: slice
-    columns: slice
-    height: int
-    width: int
 
 
 class DCTLaplace:
@@ -141,12 +133,12 @@ class DCTLaplace:
     def _amplitudes(self, x: Tensor) -> Iterator[tuple[Block, Tensor, Tensor]]:
         """For each size of block its place, `(n, c, rows, columns, height, width)` amplitudes, bits of the first mean."""
         q = _rotated(grey_levels(x, self.levels))
-        places = self._places(q.shape[2], q.shape[3])
+        places = places_of(q.shape[2], q.shape[3], self.block)
         waves = [_transformed(q[:, :, place.rows, place.columns], place) for place in places]
-        means = _joined(
+        means = joined(
             [wave[..., 0, 0] / math.sqrt(p.height * p.width) for p, wave in zip(places, waves, strict=True)], places
         )
-        steps = _split(means - _expected(means), places)
+        steps = split(means - expected(means), places)
         for index, (place, wave, step) in enumerate(zip(places, waves, steps, strict=True)):
             lowest = functional.one_hot(torch.tensor(0), place.height * place.width).view(place.height, place.width)
             size = math.sqrt(place.height * place.width)
@@ -157,14 +149,6 @@ class DCTLaplace:
                 relative[:, :, 0, 0, 0, 0] = 0.0
                 first[:, 0, 0] = _spread(x.shape[1]).to(x).mul(size * (self.levels - 1)).add(1).log2()
             yield place, relative, first
-
-    def _places(self, height: int, width: int) -> list[Block]:
-        """Row by row: whole blocks, then the remainders to the right and below."""
-        rows = _bands(height, self.block or height)
-        columns = _bands(width, self.block or width)
-        return [
-            Block(slice(r, r + rn * rs), slice(c, c + cn * cs), rs, cs) for r, rn, rs in rows for c, cn, cs in columns
-        ]
 
     def _laws(self, place: Block, x: Tensor) -> Tensor:
         """Scales `(laws, c or 1, height, width)` of the laws in the mixture."""
@@ -231,41 +215,6 @@ def _transformed(part: Tensor, place: Block) -> Tensor:
     n, c, h, w = part.shape
     blocks = part.reshape(n, c, h // place.height, place.height, w // place.width, place.width).transpose(3, 4)
     return _cosines(place.height, part) @ blocks @ _cosines(place.width, part).T
-
-
-def _bands(size: int, block: int) -> list[tuple[int, int, int]]:
-    """First pixel, number and side of the whole blocks along one axis, and of the remainder."""
-    whole, rest = divmod(size, block)
-    return [band for band in ((0, whole, block), (whole * block, 1, rest)) if band[1] * band[2] > 0]
-
-
-def _expected(means: Tensor) -> Tensor:
-    """The grey that the blocks to the left and above make expect; zero for the first block."""
-    left, above = functional.pad(means, (1, 0))[..., :-1], functional.pad(means, (0, 0, 1, 0))[..., :-1, :]
-    rows = torch.arange(means.shape[-2], device=means.device)[:, None] > 0
-    columns = torch.arange(means.shape[-1], device=means.device)[None, :] > 0
-    return (left + above) / (rows.int() + columns.int()).clamp(min=1)
-
-
-def _joined(parts: list[Tensor], places: list[Block]) -> Tensor:
-    """Parts that lie side by side (as `_places` lists them) as one plane."""
-    width = len({place.columns.start for place in places})
-    return torch.cat([torch.cat(parts[i : i + width], dim=-1) for i in range(0, len(parts), width)], dim=-2)
-
-
-def _split(plane: Tensor, places: list[Block]) -> list[Tensor]:
-    """The parts that `_joined` put together."""
-    parts, row = [], 0
-    for first in sorted({place.rows.start for place in places}):
-        band = [place for place in places if place.rows.start == first]
-        height = (band[0].rows.stop - band[0].rows.start) // band[0].height
-        column = 0
-        for place in band:
-            width = (place.columns.stop - place.columns.start) // place.width
-            parts.append(plane[..., row : row + height, column : column + width])
-            column += width
-        row += height
-    return parts
 
 
 def _read_off(fitted: Tensor, down: Tensor, across: Tensor) -> Tensor:
