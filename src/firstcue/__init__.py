@@ -90,6 +90,7 @@ _HOME = {
     "slice_line": "spurious.slice_line",
     "domino_slices": "spurious.slices",
     "spotlight": "spurious.slices",
+    "candidate_direction": "spurious.directions",
     # what is learned first, where everything is known: signs with a shortcut
     "parity": "spurious.functions",
     "staircase": "spurious.functions",
@@ -190,9 +191,11 @@ _HOME = {
     "Recorder": "training.recorder",
     "log_spaced": "training.recorder",
     "retrain_last_layer": "training.retrain",
-    # many runs
+    # many runs, and rows in many files
     "Trial": "sweeps.trial",
     "sweep": "sweeps.running",
+    "shard_moments": "shards.mapping",
+    "audit_shards": "auditing.sharded",
     # for people
     "Finding": "finding",
     "Report": "finding",

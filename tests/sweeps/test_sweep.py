@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -194,3 +195,31 @@ def test_a_run_that_cannot_be_sent_to_a_worker_is_refused_at_once(tmp_path):
     held = (n for n in range(3))
     with pytest.raises(ValueError, match="cannot be sent to another process"):
         fc.sweep(trials(), lambda trial: {"y": next(held)}, tmp_path)
+
+
+@pytest.mark.dask
+def test_a_scheduler_without_workers_is_named(tmp_path, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr("firstcue.sweeps.engines.PATIENCE", 2)
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster,
+        pytest.raises(ValueError, match="has no workers; start some with: dask worker"),
+    ):
+        fc.sweep(trials(), square, tmp_path, "dask", scheduler=cluster.scheduler_address)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"torch": "1.0"}, "has torch 1.0, this process"),
+        ({"firstcue": None}, "has firstcue not at all, this process"),
+        ({"python": "2.7.18.final.0"}, "has python 2.7.18.final.0"),
+    ],
+)
+def test_workers_of_another_version_are_refused_by_name(changed, said):
+    from firstcue.sweeps.engines import MUST_AGREE, _installed, require_same_versions
+
+    own = {name: _installed(name) for name in MUST_AGREE} | {"python": ".".join(map(str, sys.version_info))}
+    require_same_versions({"tcp://here": own})
+    with pytest.raises(ValueError, match=f"worker tcp://there {said}"):
+        require_same_versions({"tcp://here": own, "tcp://there": own | changed})
