@@ -47,8 +47,8 @@ def classifier() -> nn.Module:
 
 def two_convolutions() -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(1, 24, 3, padding=1), nn.ELU(), nn.MaxPool2d(2),
-        nn.Conv2d(24, 48, 3, padding=1), nn.ELU(), nn.MaxPool2d(2),
+        nn.Conv2d(1, 24, 3, padding=1), nn.ELU(), nn.AvgPool2d(2),
+        nn.Conv2d(24, 48, 3, padding=1), nn.ELU(), nn.AvgPool2d(2),
         nn.Flatten(), nn.Linear(48 * 7 * 7, 10),
     )  # fmt: skip
 
@@ -114,7 +114,7 @@ def fit_of(strategy: str, density: Any) -> Run:
         augment=None, batch_size=ROWS, rate=1e-5, classifier_rate=1e-5, virtual_rate=0.1, seed=0,
     )  # fmt: skip
     adam = torch.optim.Adam(net.parameters(), lr=1e-5)
-    return Run(net, model, density, plan, Pressure(0.1), 1e6, adam, _optimizer(model, 1e-5), draws=False)
+    return Run(net, model, density, plan, Pressure(0.1), 1e6, adam, _optimizer(model, 1e-5))
 
 
 def training_steps(repeats: int) -> bool:

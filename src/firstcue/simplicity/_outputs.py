@@ -71,11 +71,3 @@ def replaying(model: Forward, seed: int) -> Forward:
             return class_logits(model(x), len(x))
 
     return call
-
-
-def draws_numbers(model: nn.Module, x: Tensor) -> bool:
-    """Whether the model, in the mode that it is in, draws from the global source (dropout)."""
-    with seeded(0), torch.no_grad():
-        before = torch.get_rng_state()
-        model(x[:2])
-        return not torch.equal(before, torch.get_rng_state())

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from firstcue._progress import Progress
 from firstcue.simplicity._feeding import Pair, endless
-from firstcue.simplicity._outputs import NORMS, draws_numbers, evaluating, replaying, training_without_batches
+from firstcue.simplicity._outputs import NORMS, evaluating, replaying, training_without_batches
 from firstcue.simplicity.density import Density
 from firstcue.simplicity.gating import PercentileClip, Pressure, automatic_tolerance
 from firstcue.simplicity.quantising import SharedNoise, dequantised
@@ -57,7 +57,6 @@ class Run:
     optimizer: torch.optim.Optimizer
     classifier_optimizer: torch.optim.Optimizer | None
     noisy: bool = False
-    draws: bool = True
     skipped: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -95,7 +94,6 @@ def fit(
     mode = evaluating if plan.frozen else training_without_batches
     with mode(classifier if classifier is not None else nn.Identity()):
         run.notes += _unseen_norms(classifier)
-        run.draws = classifier is not None and draws_numbers(classifier, x)
         run.noisy = plan.lam > 0 and density is not None and _takes_noise(density, x)
         if plan.tau is None and plan.strategy == "lookahead":
             run.tau = _tolerance(run, [(x, y), *(next(stream) for _ in range(min(TRIED, plan.steps) - 1))])
@@ -135,7 +133,7 @@ def _step(run: Run, number: int, x: Tensor, y: Tensor | None) -> dict[str, Any]:
 def _setting(run: Run) -> Setting:
     plan = run.plan
     trained = run.classifier_optimizer is not None
-    return Setting(run.classifier, run.tau, plan.d_max, plan.virtual_rate, trained, run.draws)
+    return Setting(run.classifier, run.tau, plan.d_max, plan.virtual_rate, trained)
 
 
 def _views(run: Run, number: int, x: Tensor, simplified: Tensor, y: Tensor | None) -> Views:

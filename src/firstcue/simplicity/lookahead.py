@@ -48,7 +48,6 @@ def look_ahead(
     *,
     rate: int | float = 0.1,
     call: Call | None = None,
-    at_once: bool = False,
 ) -> LookAhead:
     """Losses after a gradient step on simplified images, differentiable with respect to those images.
 
@@ -59,8 +58,6 @@ def look_ahead(
         y: Their classes.
         rate: Of the virtual step of gradient descent.
         call: Runs the classifier with given parameters; arranges, for example, that dropout repeats itself.
-        at_once: After the step, put simplified and original images through the classifier in one pass: faster, but dropout
-            would not be the same for both.
 
     Raises:
         ValueError: If the classifier has nothing to train, or its loss does not depend on it.
@@ -85,11 +82,8 @@ def look_ahead(
         now = cross_entropy(logits, y)
         gradients, now = _first_derivatives(now, parameters, simplified)
         moved = {name: p - rate * gradients[name] if name in gradients else p for name, p in parameters.items()}
-        if at_once:
-            learnt, solved = run(moved, torch.cat([simplified, original])).split(len(y))
-        else:
-            learnt, solved = run(moved, simplified), run(moved, original)
-        then, each = cross_entropy(learnt, y), cross_entropy(solved, y, reduction="none")
+        then = cross_entropy(run(moved, simplified), y)
+        each = cross_entropy(run(moved, original), y, reduction="none")
     return LookAhead(now, then, each, {name: g.detach() for name, g in gradients.items()}, logits.detach())
 
 

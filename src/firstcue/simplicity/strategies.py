@@ -29,8 +29,6 @@ class Setting:
     virtual_rate: float
     trained: bool
     """Whether the classifier takes steps."""
-    draws: bool = True
-    """Whether the classifier draws random numbers (dropout)."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,6 @@ def by_look_ahead(setting: Setting, views: Views) -> Kept:
         y,
         rate=setting.virtual_rate,
         call=_functional(classifier, views.seed),
-        at_once=not setting.draws,
     )
     return Kept(
         loss=ahead.loss,

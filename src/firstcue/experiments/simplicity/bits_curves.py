@@ -22,7 +22,7 @@ SCALES = {
         settings=_COMMON
         | {
             "core": "digits", "size": 16, "train_rows": 1000, "test_rows": 400, "channels": 8, "width": 8,
-            "warmup": 150, "steps": 150, "retrain_steps": 150, "density": "dct",
+            "warmup": 100, "steps": 100, "retrain_steps": 120, "density": "dct",
             "lams": [0.0, 0.5, 2.0], "sigmas": [0.5, 1.0, 2.0, 4.0], "qualities": [5, 15, 40, 90],
         },
     ),

@@ -22,7 +22,7 @@ SCALES = {
         settings=_COMMON
         | {
             "size": 14, "train_rows": 2000, "test_rows": 500, "channels": 8, "width": 8,
-            "warmup": 250, "steps": 250, "retrain_steps": 200, "densities": ["dct", "dct-fitted"],
+            "warmup": 150, "steps": 150, "retrain_steps": 100, "densities": ["dct", "dct-fitted"],
         },
     ),
     "small": Scale(

@@ -17,7 +17,7 @@ SCALES = {
         settings=_COMMON
         | {
             "core": "digits", "size": 16, "train_rows": 1000, "test_rows": 400, "channels": 8, "width": 8,
-            "warmup": 150, "steps": 250, "retrain_steps": 200, "density": "dct",
+            "warmup": 120, "steps": 150, "retrain_steps": 120, "density": "dct",
         },
     ),
     "small": Scale(

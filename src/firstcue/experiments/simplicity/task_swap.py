@@ -19,7 +19,7 @@ SCALES = {
         settings=_COMMON
         | {
             "size": 16, "train_rows": 1257, "test_rows": 400, "channels": 8, "width": 8,
-            "warmup": 150, "steps": 250, "retrain_steps": 100, "densities": ["dct", "dct-fitted"],
+            "warmup": 100, "steps": 150, "retrain_steps": 60, "densities": ["dct"],
         },
     ),
     "small": Scale(
