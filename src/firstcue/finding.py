@@ -14,7 +14,7 @@ Verdict = Literal["shortcut", "no shortcut found", "inconclusive"]
 Status = Literal["relies", "no shortcut found", "not identifiable", "inconclusive", "inferred"]
 Severity = Literal["none", "slight", "clear", "severe"]
 
-DESCRIBING = ("decodability", "order of statistics", "richness", "agreement")
+DESCRIBING = ("decodability", "order of statistics", "richness", "agreement", "simplicity")
 """Kinds of finding that describe the model and accuse nothing: no verdict rests on them."""
 
 

@@ -24,7 +24,7 @@ NET = convnet((1, 8, 8), 2, width=6)
 
 
 def test_networks_learn_from_two_condensed_images():
-    made = condense(*halves(), DCTLaplace(), lam=10, steps=30, network=NET)
+    made = condense(*halves(), DCTLaplace(), lam=10, steps=20, network=NET)
     found = evaluate_condensed(made.images, made.labels, *halves(seed=1), networks=2, steps=40, network=NET)
     assert min(found) > 0.9
     assert made.history[-1]["match"] < made.history[0]["match"]

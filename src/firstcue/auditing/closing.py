@@ -43,10 +43,11 @@ def close(
         learning_order=learned.order if learned else (),
         timeline=learned.timeline if learned else (),
         remedies=remedies,
-        pictures=pictures,
+        pictures=(*pictures, *(shown for lens in described.values() for shown in lens.pictures)),
         notes=(*notes, *(lens.note for lens in described.values() if lens.note)),
         richness=described["richness"].summary if "richness" in described else None,
         agreement=described["agreement"].summary if "agreement" in described else None,
+        simplicity=described["simplicity"].summary if "simplicity" in described else None,
         limits=LIMITS,
         environment=Environment(versions=versions(), seed=seed, device=device, command=command),
     )

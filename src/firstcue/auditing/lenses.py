@@ -10,10 +10,16 @@ from firstcue._progress import Progress, within
 from firstcue.auditing.agreed import MAX_ROWS, agreement_findings, agreement_summary, measure_groups
 from firstcue.auditing.ladder import climb
 from firstcue.auditing.rich import measure_richness, richness_findings, richness_summary
+from firstcue.auditing.simple import (
+    measure_simplicity,
+    simplicity_findings,
+    simplicity_pictures,
+    simplicity_summary,
+)
 from firstcue.auditing.splits import some_rows
 from firstcue.auditing.subject import Subject
 from firstcue.batch import Batch
-from firstcue.finding import Finding
+from firstcue.finding import Finding, Picture
 from firstcue.layers import features_and_outputs
 
 MOST_ROWS = 8 * MAX_ROWS
@@ -27,7 +33,9 @@ class Described:
     findings: tuple[Finding, ...] = ()
     summary: Mapping[str, Any] | None = None
     note: str = ""
-    """Why there is nothing, if something went wrong."""
+    """Why there is nothing, if something went wrong, or what was changed to measure."""
+
+    pictures: tuple[Picture, ...] = ()
 
 
 def look(lens: str, measure: Callable[[], Described]) -> Described:
@@ -72,6 +80,16 @@ def agreement(
     return Described() if found is None else Described(tuple(agreement_findings(found)), agreement_summary(found))
 
 
+def simplicity(model: nn.Module, held: Batch, seed: int, progress: Progress) -> Described:
+    """How many bits inputs take, and what of them a few decisions need."""
+    found = measure_simplicity(model, held, seed, progress)
+    if found is None:
+        return Described()
+    return Described(
+        tuple(simplicity_findings(found)), simplicity_summary(found), found.note, simplicity_pictures(found)
+    )
+
+
 def of_model(
     model: nn.Module,
     subject: Subject,
@@ -87,8 +105,9 @@ def of_model(
     order = look("order of statistics", lambda: orders(subject, held, layer, seed, within(progress, 0.0, 0.4)))
     progress("measuring richness", 0.4)
     rich = look("richness", lambda: richness(model, subject, train, held, layer, seed, batch_size))
-    agree = look("agreement", lambda: agreement(model, subject, train, seed, batch_size, within(progress, 0.6, 1.0)))
-    return {"order": order, "richness": rich, "agreement": agree}
+    agree = look("agreement", lambda: agreement(model, subject, train, seed, batch_size, within(progress, 0.6, 0.8)))
+    simple = look("simplicity", lambda: simplicity(model, held, seed, within(progress, 0.8, 1.0)))
+    return {"order": order, "richness": rich, "agreement": agree, "simplicity": simple}
 
 
 def of_embeddings(subject: Subject, held: Batch, layer: str, seed: int, progress: Progress) -> dict[str, Described]:

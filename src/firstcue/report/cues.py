@@ -82,6 +82,7 @@ LENSES = {
     "order of statistics": "Which statistics carry the class and the cue",
     "richness": "How far training transformed the features",
     "agreement": "Whether the groups agree on what to learn",
+    "simplicity": "How simple inputs are, and what decisions need of them",
 }
 """Kinds of finding that describe the model, with the title of their part of the page."""
 

@@ -23,6 +23,8 @@ RELIEF = 3.0
 """How much faster it falls than it rises."""
 BETAS = (0.9, 0.99)
 WEIGHTS = (1e-4, 1e4)
+SMALLEST = 1e-6
+"""Gradients well below it are rounding errors of a start at the optimum, which Adam would blow up."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def descend(
         generator: Noise of a density over continuous values.
         progress: Told the fraction done.
     """
-    adam = torch.optim.Adam(places.free, lr=rate, betas=BETAS)
+    adam = torch.optim.Adam(places.free, lr=rate, betas=BETAS, eps=SMALLEST)
     images = places.images(places.free)
     best, size = Best.of(images.detach()), images[0].numel()
     weight = torch.full((len(images),), FIRST_WEIGHT if bits_count else 0.0, device=images.device)
@@ -164,7 +166,7 @@ def denoise(
     Returns:
         The first images that cost at most `enough`, and which got there; of the others, the last.
     """
-    adam = torch.optim.Adam(places.free, lr=rate, betas=BETAS)
+    adam = torch.optim.Adam(places.free, lr=rate, betas=BETAS, eps=SMALLEST)
     kept = places.images(places.free).detach().clone()
     there = torch.zeros(len(kept), dtype=torch.bool, device=kept.device)
     for _ in range(steps + 1):
