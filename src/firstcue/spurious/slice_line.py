@@ -42,7 +42,7 @@ def slice_line(
     *,
     most: int = 5,
     depth: int = 2,
-    weight: float = WEIGHT,
+    weight: int | float = WEIGHT,
     support: int | None = None,
 ) -> tuple[Slice, ...]:
     """The best slices of up to `depth` conditions, found level by level; what cannot beat the best ones is not looked at.
@@ -84,7 +84,7 @@ def slice_line(
         raise ValueError(f"column {bad!r} has another number of rows than `errors` ({len(wrong)}).")
     least = max(32, len(wrong) // 100) if support is None else support
     terms = [(j, name, rows) for j, c in enumerate(columns) for name, rows in literals(c)]
-    found = _search([(j, rows) for j, _, rows in terms], wrong, most, depth, weight, max(least, 1))
+    found = _search([(j, rows) for j, _, rows in terms], wrong, most, depth, float(weight), max(least, 1))
     return tuple(
         Slice(
             tuple((columns[terms[i][0]].name, terms[i][1]) for i in ids),

@@ -73,7 +73,7 @@ def domino_slices(
     *,
     most: int = 3,
     components: int = COMPONENTS,
-    sharpness: float = 10.0,
+    sharpness: int | float = 10.0,
     iterations: int = 30,
     seed: int = 0,
 ) -> tuple[ErrorSlice, ...]:
@@ -104,7 +104,7 @@ def domino_slices(
     if not wrong.any():
         return ()
     k = min(components, max(1, len(z) // SMALLEST))
-    share = _mixture(z, labels, decisions, wrong, k, sharpness, iterations, seed)
+    share = _mixture(z, labels, decisions, wrong, k, float(sharpness), iterations, seed)
     regions = [_region(z, share[:, j]) for j in range(share.shape[1])]
     found: list[ErrorSlice] = []
     for rows, distance in sorted(regions, key=lambda r: -_sure_error(wrong[r[0]])):
@@ -132,7 +132,14 @@ def _sure_error(wrong: np.ndarray) -> float:
 
 
 def spotlight(
-    embeddings: Any, losses: Any, *, most: int = 3, share: float = 0.05, steps: int = 40, starts: int = 5, seed: int = 0
+    embeddings: Any,
+    losses: Any,
+    *,
+    most: int = 3,
+    share: int | float = 0.05,
+    steps: int = 30,
+    starts: int = 4,
+    seed: int = 0,
 ) -> tuple[ErrorSlice, ...]:
     """Balls in embedding space in which the mean loss is highest, one after the other.
 
@@ -146,7 +153,7 @@ def spotlight(
         most: Spotlights.
         share: Total weight over the number of rows.
         steps: Of the climb.
-        starts: Rows of high loss to start from.
+        starts: Climbs, from the best of sixteen times as many rows drawn by their loss.
         seed: Of the starts.
 
     Raises:
@@ -284,9 +291,10 @@ def _start(z: np.ndarray, said: np.ndarray, wrong: np.ndarray, k: int, seed: int
 def _brightest(z: Tensor, loss: Tensor, mass: float, steps: int, starts: int, seed: int) -> Tensor:
     """Weights of the best spotlight over several starts."""
     generator = torch.Generator().manual_seed(seed)
-    draws = torch.multinomial(loss.clamp(min=0) + 1e-12, min(starts, len(z)), generator=generator)
+    draws = torch.multinomial(loss.clamp(min=0) + 1e-12, min(16 * starts, len(z)), generator=generator)
+    lit = torch.tensor([float((w * loss).sum() / w.sum()) for w in (_light(z, z[i], mass)[0] for i in draws)])
     best, weight = -torch.inf, torch.zeros(len(z), dtype=torch.float64)
-    for start in draws:
+    for start in draws[lit.argsort(descending=True, stable=True)[:starts]]:
         centre = z[start].clone()
         for step in range(steps):
             w, radius = _light(z, centre, mass)
