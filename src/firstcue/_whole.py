@@ -27,3 +27,19 @@ def written_whole(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: bytes) -> Path:
+    """Write a file that the user named, whole or not at all.
+
+    Raises:
+        ValueError: If it cannot be written there.
+    """
+    try:
+        with written_whole(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be written: {error.strerror}. Name a file in a folder that exists and is yours."
+        ) from error
+    return path

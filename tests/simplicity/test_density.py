@@ -325,6 +325,14 @@ def test_histograms_refuse_what_they_cannot_count():
         Independent(torch.ones(1, 2, 2, 4))
 
 
+def test_a_mixture_measures_in_the_precision_of_its_networks():
+    flow = torch.nn.Linear(20, 1).requires_grad_(False)  # of single precision
+    flow.log_prob = lambda v: flow(v)[:, 0]
+    whole = Mixture([fc.Uniform(), fc.from_log_prob(flow, flat=True)])
+    assert len(list(whole.parameters())) == 2
+    assert fc.bits(whole, images(dtype=torch.float64)).dtype == torch.float64
+
+
 def test_mixtures_refuse_parts_that_do_not_fit():
     with pytest.raises(ValueError, match="different numbers of grey levels"):
         Mixture([fc.Uniform(), fc.Uniform(4)])

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from firstcue._whole import written_whole
+from firstcue._whole import write_whole
 from firstcue.erasure.affine import AffineEraser
 from firstcue.erasure.editing import ClassEditor
 from firstcue.erasure.marginal import Quantiles
@@ -50,7 +50,7 @@ def save(obj: Any, path: str | os.PathLike[str]) -> Path:
     tensors = {name: value.detach().cpu().contiguous() for name, value in values.items() if isinstance(value, Tensor)}
     plain = {name: value for name, value in values.items() if not isinstance(value, Tensor)}
     note = json.dumps({"format": FORMAT, "kind": kind, "fields": plain})
-    return _write(Path(path), to_bytes(tensors, {"firstcue": note}))
+    return write_whole(Path(path), to_bytes(tensors, {"firstcue": note}))
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -92,14 +92,3 @@ def _rebuild(note: str | None, tensors: dict[str, Tensor], source: Path) -> Any:
         raise ValueError(f"{str(source)!r} does not hold the fields of {kind.__name__}; differing: {differing}.")
     values = {name: tuple(value) if isinstance(value, list) else value for name, value in plain.items()}
     return kind(**values, **tensors)
-
-
-def _write(path: Path, content: bytes) -> Path:
-    try:
-        with written_whole(path) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise ValueError(
-            f"{str(path)!r} cannot be written: {error.strerror}. Name a file in a folder that exists and is yours."
-        ) from error
-    return path

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from firstcue._whole import written_whole
+from firstcue._whole import write_whole
 
 KINDS = {
     "Uniform": "firstcue.simplicity.density",
@@ -103,9 +103,9 @@ def save_density(
     text = json.dumps(dict(card or {}), indent=2, sort_keys=True)
     note = {"format": str(FORMAT), "kind": kind, "config": json.dumps(density.config), "card": text}
     target = Path(path)
-    _write(target, to_bytes(tensors, note))
+    write_whole(target, to_bytes(tensors, note))
     if card is not None:
-        _write(target.with_suffix(".json"), f"{text}\n".encode())
+        write_whole(target.with_suffix(".json"), f"{text}\n".encode())
     return target
 
 
@@ -119,16 +119,6 @@ def _stored(name: str, value: Tensor, half: bool) -> Tensor:
             f"{name!r} holds values beyond float16 ({float(kept.abs().max()):.3g}); store with half=False."
         )
     return small
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        with written_whole(path) as temporary:
-            temporary.write_bytes(content)
-    except OSError as error:
-        raise ValueError(
-            f"{str(path)!r} cannot be written: {error.strerror}. Name a file in a folder that exists and is yours."
-        ) from error
 
 
 def _where(name: str | os.PathLike[str]) -> Path:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from firstcue.simplicity.density import Density
 
 
-class Mixture:
+class Mixture(nn.Module):
     """A mixture in probability: `-log2 sum_i w_i 2^(-bits_i)`, at most `log2(1 / w_i)` bits above the cheapest.
 
     Args:
@@ -37,6 +37,9 @@ class Mixture:
         shapes = {tuple(part.shape) for part in parts if part.shape is not None}
         if len(shapes) > 1:
             raise ValueError(f"the parts know images of different shapes: {sorted(shapes)}.")
+        super().__init__()
+        self.networks = nn.ModuleList(part for part in parts if isinstance(part, nn.Module))
+        self.training = any(network.training for network in self.networks)
         self.parts = tuple(parts)
         self.weights = tuple(w / sum(given) for w in given)
         self.levels = parts[0].levels
