@@ -20,6 +20,7 @@ from firstcue.simplicity.gating import (
     solved_gate,
     warnings_of,
 )
+from firstcue.simplicity.glow import ImageGlow
 from firstcue.simplicity.heads import HEADS
 from firstcue.simplicity.lookahead import look_ahead
 from firstcue.simplicity.simplify import Simplifier, simplified_training
@@ -121,6 +122,15 @@ def test_simplified_images_lie_on_the_lattice_of_grey_levels():
         nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(1))
     found = 255 * net(images()[0])
     assert (found - found.round()).abs().max() < 1e-3 and found.min() >= 0 and found.max() <= 255
+
+
+def test_a_simplifier_works_in_the_latents_of_our_flow():
+    flow = ImageGlow(shape=(1, 8, 8), scales=2, hidden=4).requires_grad_(False).eval()
+    x, y = images()
+    net = Simplifier("latent", width=4, scales=2).build((1, 8, 8), flow)
+    assert (255 * (net(x) - x)).abs().max() < 0.5
+    found = Simplifier("latent", width=4, scales=2).fit(classifier(), flow, (x, y), tau=5.0, **SMALL)
+    assert found.skipped == 0 and not torch.equal(found(x), x)
 
 
 def test_building_leaves_the_global_random_state_alone():

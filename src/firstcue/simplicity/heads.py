@@ -14,6 +14,9 @@ from firstcue.simplicity.unet import UNet
 OPEN = 1e-3
 """Grey values are held this far from 0 and 1 before their logit is taken: less than half of a grey level."""
 
+PLACES = 4
+"""Side of the coarse view from which latents without places are changed."""
+
 SHUT = -6.5
 """Start of a blend's logit: its share of 0.15 % changes no grey level."""
 
@@ -85,8 +88,7 @@ class Latent(nn.Module):
         # in a tuple: the flow's weights are not the simplifier's
         self._density = (density,)
         self.body = UNet(channels, widths[0], widths)
-        self.widths = _latent_channels(density, channels)
-        self.maps = nn.ModuleList(nn.Conv2d(widths[0], 2 * width, 1) for width in self.widths)
+        self.maps = nn.ModuleList(_reader(z, widths[0]) for z in _example_latents(density))
         for layer in self.maps:
             _zero(layer)
 
@@ -97,7 +99,9 @@ class Latent(nn.Module):
         return density.decode(changed[0] if isinstance(latents, Tensor) else type(latents)(changed))
 
     def _change(self, latent: Tensor, features: Tensor, layer: nn.Module) -> Tensor:
-        added, scale = layer(adaptive_avg_pool2d(features, (latent.shape[-2], latent.shape[-1]))).chunk(2, dim=1)
+        side = (PLACES, PLACES) if latent.ndim == 2 else (latent.shape[2], latent.shape[3])
+        pooled = adaptive_avg_pool2d(features, side)
+        added, scale = layer(pooled.flatten(1) if latent.ndim == 2 else pooled).chunk(2, dim=1)
         return added + latent * softplus(scale + _SOFTPLUS_OF_ONE)
 
 
@@ -105,11 +109,19 @@ _SOFTPLUS_OF_ONE = 0.5413248546129181
 """log(e - 1), where softplus is 1."""
 
 
-def _latent_channels(density: Any, channels: int) -> list[int]:
+def _reader(latent: Tensor, width: int) -> nn.Module:
+    """From features to a change of each latent: place by place for maps, from a coarse view of all for vectors."""
+    if latent.ndim == 2:
+        return nn.Linear(PLACES * PLACES * width, 2 * latent.shape[1])
+    return nn.Conv2d(width, 2 * latent.shape[1], 1)
+
+
+def _example_latents(density: Any) -> list[Tensor]:
     if density.shape is None:
         raise ValueError("the head `latent` needs a density of images of a known size (`density.shape`).")
+    like = next(iter(density.parameters()), torch.zeros(())) if isinstance(density, nn.Module) else torch.zeros(())
     with torch.no_grad():
-        return [z.shape[1] for z in _listed(density.encode(torch.full((1, *density.shape), 0.5)))]
+        return _listed(density.encode(torch.full((1, *density.shape), 0.5, device=like.device)))
 
 
 def _listed(latents: Any) -> list[Tensor]:
