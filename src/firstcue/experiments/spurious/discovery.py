@@ -122,8 +122,8 @@ KINDS: dict[str, Callable[[float, int, int], Planted]] = {
 
 SCALES = {
     "tiny": Scale(minutes=0.2, settings={"rows": 400, "kinds": ["patch", "column"], "first": 0}),
-    "small": Scale(minutes=3, settings={"rows": 1000, "kinds": list(KINDS), "first": 1000}),
-    "paper": Scale(minutes=6, settings={"rows": 4000, "kinds": list(KINDS), "first": 1000}),
+    "small": Scale(minutes=3, settings={"rows": 1000, "kinds": list(KINDS), "first": 5000}),
+    "paper": Scale(minutes=6, settings={"rows": 4000, "kinds": list(KINDS), "first": 5000}),
 }
 SEEDS = 20
 
