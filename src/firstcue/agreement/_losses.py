@@ -8,13 +8,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+_PLAIN_MEANS = (F.binary_cross_entropy_with_logits, F.binary_cross_entropy, F.mse_loss, F.l1_loss, F.smooth_l1_loss)
+"""Losses that average over everything, whatever the labels."""
 
 
 def environment_losses(loss: Callable[..., Tensor], outputs: Tensor, y: Tensor, sizes: Sequence[int]) -> Tensor:
     """`(e,)` values of `loss(outputs, y)` on the rows of each environment.
 
-    Where the loss is a plain mean of losses of rows (checked on all rows), it is called once; otherwise once for each
-    environment.
+    Where the loss is a plain mean of losses of rows (which is checked on all rows, unless it is known), it is called once;
+    otherwise once for each environment.
 
     Args:
         loss: Mean over its rows.
@@ -26,7 +30,8 @@ def environment_losses(loss: Callable[..., Tensor], outputs: Tensor, y: Tensor, 
         ValueError: If the loss is not one number.
     """
     rows = _reduced_by_none(loss, outputs, y) if _knows_reduction(loss) else None
-    if rows is not None and _is_mean_of(rows, loss, outputs, y):
+    plain = any(loss is known for known in _PLAIN_MEANS)
+    if rows is not None and rows.shape == (len(outputs),) and (plain or _is_mean_of(rows, loss, outputs, y)):
         return means(rows, sizes)
     equal = len(set(sizes)) == 1
     if equal and len(sizes) > 8:

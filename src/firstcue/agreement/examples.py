@@ -50,7 +50,7 @@ def example_agreement(
         tensor([1., 1.])
     """
     sums = _sums(model, loss, batch, lambda like: GradientSums(like, ("signs",), total=False), batch_norm, parameters)
-    return {name: sums.pop(name).agreement for name in list(sums)}
+    return {name: _agreement_of(part) for name, part in sums.items()}
 
 
 def example_sums(
@@ -89,6 +89,12 @@ def example_sums(
     if unknown:
         raise ValueError(f'`needs` names "signs", "scatter", "nonzero" and "logs"; got {sorted(unknown)[0]!r}.')
     return _sums(model, loss, batch, lambda like: GradientSums(like, tuple(needs)), batch_norm, parameters)
+
+
+def _agreement_of(sums: GradientSums) -> Tensor:
+    """In the memory of the signs, which nobody needs any more."""
+    assert sums.signs is not None
+    return sums.signs.abs_().div_(sums.count)
 
 
 def _sums(
