@@ -222,7 +222,7 @@ def test_batches_without_environments_are_refused(make):
         lambda: irm(-1.0),
         lambda: vrex(1.0, anneal=-1),
         lambda: spectral_decoupling(float("nan")),
-        lambda: group_dro(0.0),
+        lambda: group_dro(-0.1),
     ],
 )
 def test_strengths_that_make_no_sense_are_refused(make):
