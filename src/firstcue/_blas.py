@@ -17,10 +17,10 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     return torch.from_numpy(np.matmul(a.detach().numpy(), b.detach().numpy()))
 
 
-def congruence(matrix: Tensor, factor: Tensor) -> Tensor:
+def congruence(matrix: Tensor, factor: Tensor, *, overwrite: bool = False) -> Tensor:
     """`factor.mT @ matrix @ factor` for a covariance matrix; three fifths of the work where it has a Cholesky factor L.
 
-    The product L^T factor spares the zeros of L, and its product with its own transpose half the rest.
+    The product L^T factor spares the zeros of L, and its product with its own transpose half the rest. `overwrite` lets it take the factor's memory.
     """
     if matrix.device.type != "cpu" or matrix.dtype not in (torch.float32, torch.float64) or not factor.is_contiguous():
         return product(factor.mT, product(matrix, factor))
@@ -30,7 +30,7 @@ def congruence(matrix: Tensor, factor: Tensor) -> Tensor:
     root, failed = factorise(matrix.detach().numpy().T, lower=1, clean=0)
     if failed:
         return product(factor.mT, product(matrix, factor))
-    half = torch.from_numpy(multiply(1.0, root, factor.detach().numpy().T, side=1, lower=1)).mT
+    half = torch.from_numpy(multiply(1.0, root, factor.detach().numpy().T, side=1, lower=1, overwrite_b=overwrite)).mT
     del root
     return product(half.mT, half)
 

@@ -167,7 +167,7 @@ def nearest_root(matrix: Tensor, factor: Tensor, precision: Precision) -> Neares
     # scaled, so that float32 neither overflows nor underflows
     size, length = matrix.diagonal().max().clamp(min=TINY), factor.norm().clamp(min=TINY)
     near = (factor / length).to(dtype)
-    aligned = congruence((matrix / size).to(dtype), near)
+    aligned = congruence((matrix / size).to(dtype), near, overwrite=True)
     del near  # large matrices are let go as soon as they can be
     values, vectors = eigh(aligned, overwrite=True)
     if not float(values[-1]) > 0:
