@@ -189,6 +189,7 @@ class _Probe:
     batch_size: int
     rows: tuple[Tensor, Tensor | None] | None = None
     start: tuple[Tensor, float, dict[str, Tensor]] | None = None
+    goal: tuple[Tensor, float] | None = None
 
     def __post_init__(self) -> None:
         if self.max_rows is not None and self.max_rows < 2:
@@ -213,8 +214,10 @@ class _Probe:
         }
         if y is not None and len(y) == len(outputs):
             values["accuracy"] = float((as_logits(outputs).argmax(dim=1) == y).double().mean())
-            goal = centred_rows(targets(y).float()) if len(y.unique()) > 1 else torch.zeros(len(y), 1)
-            values["alignment"] = ratio(shared(now, goal), own, shared(goal, goal))
+            if self.goal is None:
+                goal = centred_rows(targets(y).float()) if len(y.unique()) > 1 else torch.zeros(len(y), 1)
+                self.goal = goal, shared(goal, goal)
+            values["alignment"] = ratio(shared(now, self.goal[0]), own, self.goal[1])
         return {f"{self.name}/{key}": float(value) for key, value in values.items()}
 
     def _chosen(self, model: nn.Module) -> tuple[Tensor, Tensor | None]:

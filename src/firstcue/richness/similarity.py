@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 
+from firstcue._blas import product
 from firstcue._checks import as_tensor, encode_labels, require_finite, require_rows
 from firstcue._rows import feature_rows
 from firstcue.forward import parts, run, unwrap
@@ -60,8 +61,8 @@ def cka(a: Any, b: Any, *, debias: bool = False) -> float:
     if len(left) < fewest:
         raise ValueError(f"`a` has {len(left)} rows; CKA {'without bias ' if debias else ''}needs at least {fewest}.")
     left, right = centred_rows(left), centred_rows(right)
-    product = _unbiased if debias else shared
-    return ratio(product(left, right), product(left, left), product(right, right))
+    inner = _unbiased if debias else shared
+    return ratio(inner(left, right), inner(left, left), inner(right, right))
 
 
 def cka_of_moments(joint: Moments, width: int) -> float:
@@ -215,8 +216,8 @@ def shared(a: Tensor, b: Tensor) -> float:
     if a.dtype != b.dtype:
         a, b = a.double(), b.double()
     if len(a) < min(a.shape[1], b.shape[1]):
-        return float(((a @ a.mT).double() * (b @ b.mT).double()).sum())
-    return float((a.mT @ b).double().square().sum())
+        return float((product(a, a.mT).double() * product(b, b.mT).double()).sum())
+    return float(product(a.mT, b).double().square().sum())
 
 
 def _unbiased(a: Tensor, b: Tensor) -> float:
