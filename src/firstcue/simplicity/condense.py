@@ -66,7 +66,7 @@ def condense(
     seed: int = 0,
     *,
     network: Factory | None = None,
-    real_batch: int = 64,
+    real_batch: int = 32,
     updates: int | None = None,
     inner_steps: int | None = None,
     rate: float = 0.1,

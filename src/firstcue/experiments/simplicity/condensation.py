@@ -10,7 +10,7 @@ from firstcue.sweeps import Trial
 TITLE = "Condensed sets get simpler at almost no cost in accuracy"
 SOURCE = "arXiv 2201.05610"
 VERSION = 1
-_COMMON = {"size": 16, "networks": 3, "evaluation_steps": 300, "real_batch": 64, "density": "dct"}
+_COMMON = {"size": 16, "networks": 3, "evaluation_steps": 300, "real_batch": 32, "density": "dct"}
 SCALES = {
     "tiny": Scale(
         minutes=4.0,
