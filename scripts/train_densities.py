@@ -8,7 +8,7 @@ Needs `sudo apt-get install dataset-fashion-mnist`. Every image is drawn anew fr
     synthetic   constants, ramps, noise of every contrast
 
 with contrasts lowered towards the background, inversions and blurs among them, so that a low number of bits means simple
-and not merely familiar. In a second phase, for the flow, the learning rate falls, and garments and digits are moved by up to two pixels: enlarged digits always
+and not merely familiar. In a second phase the learning rate falls, and garments and digits are moved by up to two pixels: enlarged digits always
 sit alike on the grid, and a flow may learn that. The weights that did best on 500 held-out draws are stored in 16 bits, with a card that says what they
 were made of, and the answers of `release_gate`; the script ends with 1 if a demand of the gate is not met.
 
@@ -138,20 +138,19 @@ class Recipe:
 
     density: Callable[[], PixelAR | ImageGlow]
     lr: float
-    phases: tuple[tuple[int, float, bool], ...]
-    """Steps at the end of each phase, the share of them over which the learning rate falls, and whether digits and garments move."""
     about: str
 
 
 RECIPES = {
-    "gray28": Recipe(lambda: PixelAR(seed=SEED), 2e-3, ((2850, 0.0, False),), "Autoregressive density of grey images: exact bits, a bits map."),
+    "gray28": Recipe(lambda: PixelAR(seed=SEED), 2e-3, "Autoregressive density of grey images: exact bits, a bits map."),
     "gray28-glow": Recipe(
         lambda: ImageGlow((1, SIZE, SIZE), depth=8, scales=2, hidden=48, seed=SEED), 1e-3,
-        ((3000, 0.0, False), (3900, 0.2, True)),
         "Flow of grey 28 x 28 images: an inverse, bits averaged over dequantisation noise.",
     ),
 }  # fmt: skip
 BATCH = 32
+PHASES = ((3000, 0.0, False), (3900, 0.2, True))
+"""Steps at the end of each phase, the share of them over which the learning rate falls, and whether digits and garments move."""
 DATA = [
     {
         "name": "Fashion-MNIST, training file without the 6,000 images that firstcue ships",
@@ -211,7 +210,7 @@ def main() -> None:
     recipe, held_out = RECIPES[asked.name], Mix(moving=True)(500, torch.Generator().manual_seed(SEED + 1))
     density = recipe.density()
     with TemporaryDirectory() as folder:
-        for steps, falling, moving in recipe.phases:
+        for steps, falling, moving in PHASES:
             plan = Plan(asked.name, density.config, None, steps, BATCH, recipe.lr, SEED, falling)
             path = asked.checkpoint or Path(folder) / "run.safetensors"
             state = fit_network(density, Mix(moving), held_out, plan, checkpoint=path, progress=told)
