@@ -36,7 +36,7 @@ class Peak:
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="private memory is read from /proc")
 @pytest.mark.parametrize("kind", ["npy", "safetensors"])
 def test_rows_of_hundreds_of_megabytes_are_measured_in_a_fraction_of_that(tmp_path, kind):
-    n, d = (100_000, 512) if kind == "npy" else (60_000, 512)
+    n, d = 100_000, 512
     noise = np.random.default_rng(0).standard_normal((20_000, d), dtype=np.float32)
     y = (np.arange(n) % 2).astype(np.int8)
     x = np.lib.format.open_memmap(tmp_path / "0.npy", "w+", np.float32, (n, d))
@@ -56,4 +56,4 @@ def test_rows_of_hundreds_of_megabytes_are_measured_in_a_fraction_of_that(tmp_pa
     with Peak() as peak:
         found = shard_moments(str(tmp_path / f"0.{kind}"), Features(by=("y",)), backend="serial")["x"]
     assert found.rows.tolist() == [n // 2, n // 2]
-    assert peak.most < size / 2
+    assert peak.most < 0.6 * size
