@@ -58,6 +58,51 @@ def train_anew(
     progress: Progress,
 ) -> Anew:
     """Train on the rows of `data`, choose on two fifths of the held-out rows, report on the others."""
+    rows = divided(model, data, held_out, attribute=attribute, trained_on=trained_on, seed=seed, batch_size=batch_size)
+    require_labels(remedy, rows.train)
+    _require_logits(model, rows.chooses)
+    found = train_with(
+        remedy,
+        builder(model, network),
+        rows.train,
+        rows.chooses,
+        selection=schedule.selection or ("worst class" if rows.chooses.attribute is None else "worst group"),
+        rates=schedule.rates,
+        epochs=schedule.epochs,
+        batch_size=schedule.rows_per_step,
+        seed=seed,
+        progress=progress,
+    )
+    before, after = (rows.told(m, batch_size) for m in (model, found.model))
+    return Anew(found, before, after, rows.cue, len(rows.train))
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Rows to train on, rows to choose by, and rows that report."""
+
+    train: Batch
+    chooses: Batch
+    reports: Batch
+    words: str
+    """What the rows that report are."""
+    cue: str | None
+
+    def told(self, model: nn.Module, batch_size: int) -> Groups:
+        """The groups of a model on the rows that report."""
+        decisions = predict(model, self.reports.x, batch_size=batch_size).argmax(dim=1)
+        found = group_metrics(self.reports.y, decisions, self.reports.groups())
+        return groups(found, self.reports, self.words)
+
+
+def divided(
+    model: nn.Module, data: Any, held_out: Any, *, attribute: Any, trained_on: bool, seed: int, batch_size: int
+) -> Divided:
+    """Read the data and deal out the held-out rows: two fifths choose, three fifths report.
+
+    Raises:
+        ValueError: If there are several attributes, or data and model do not fit.
+    """
     prepared = prepare(
         data,
         attribute,
@@ -72,25 +117,9 @@ def train_anew(
             f"training serves the groups of one attribute, but there are {', '.join(prepared.cues)}; name one of them."
         )
     train, held = prepared.with_cue(prepared.cues[0]) if prepared.cues else (prepared.train, prepared.held)
-    require_labels(remedy, train)
-    _require_logits(model, held)
     _, reports = report_rows(held.groups(), seed)
-    chooses, telling = held.rows(~reports), held.rows(reports)
-    found = train_with(
-        remedy,
-        builder(model, network),
-        train,
-        chooses,
-        selection=schedule.selection or ("worst class" if held.attribute is None else "worst group"),
-        rates=schedule.rates,
-        epochs=schedule.epochs,
-        batch_size=schedule.rows_per_step,
-        seed=seed,
-        progress=progress,
-    )
     words = f"three fifths of the {prepared.split}, which chose nothing"
-    before, after = (_told(m, telling, words, batch_size) for m in (model, found.model))
-    return Anew(found, before, after, prepared.cues[0] if prepared.cues else None, len(train))
+    return Divided(train, held.rows(~reports), held.rows(reports), words, prepared.cues[0] if prepared.cues else None)
 
 
 def builder(model: nn.Module, network: Callable[[], nn.Module] | None) -> Callable[[int], nn.Module]:
@@ -142,8 +171,3 @@ def _require_logits(model: nn.Module, held: Batch) -> None:
             f"training with cross-entropy needs logits of every class, a tensor (n, K); the model returns {found}. Wrap it "
             f"in a module that returns them."
         )
-
-
-def _told(model: nn.Module, batch: Batch, words: str, batch_size: int) -> Groups:
-    decisions = predict(model, batch.x, batch_size=batch_size).argmax(dim=1)
-    return groups(group_metrics(batch.y, decisions, batch.groups()), batch, words)

@@ -11,6 +11,7 @@ from firstcue._progress import Progress, silent
 from firstcue.auditing import remedies as repair
 from firstcue.auditing.anew import Schedule, train_anew
 from firstcue.auditing.model import audit_subject
+from firstcue.auditing.simplified import Simplifying, train_simply
 from firstcue.auditing.tables import groups
 from firstcue.finding import Groups
 from firstcue.forward import predict
@@ -19,6 +20,8 @@ from firstcue.training.choosing import Selection
 from firstcue.training.remedies import HELD_OUT_GROUPS, TRAINING_GROUPS
 from firstcue.training.remedies import find as find_training
 from firstcue.training.searching import RATES
+
+SIMPLIFY = "simplify"
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,9 @@ def fix(
     epochs: int = 8,
     rows_per_step: int = 64,
     selection: Selection | None = None,
+    density: str | None = None,
+    lam: int | float = 1.0,
+    steps: int = 500,
     seed: int = 0,
     device: str = "auto",
     batch_size: int = 512,
@@ -64,14 +70,15 @@ def fix(
     Remedies of the last layer are quick. Their numbers are those that `audit` reports for the same remedy, data and seed:
     held-out rows are dealt into five folds, each answered by a head fitted on the others, and three folds report. The
     returned model's head is fitted on all of them. The others train a network of the same kind from scratch on the rows of
-    `data`, at each of the rates; two of the folds choose rate and epoch, the same three report.
+    `data`, at each of the rates; two of the folds choose rate and epoch, the same three report. "simplify" goes on training
+    the model on images from which a simplifier takes bits.
 
     Args:
         model: A classifier; with a linear head for remedies of the last layer. It is left as found.
         data: Rows of the training distribution, in any form that `audit` takes.
         remedy: Of the last layer: "last-layer", "last-layer on training rows", "last-layer, class-balanced", "last-layer,
             disagreement", "erase", "erase means and covariances" or "and-mask". Of the whole network: "group-dro", "jtt",
-            "lff" and the others of `firstcue.training.remedies.TRAININGS`.
+            "lff" and the others of `firstcue.training.remedies.TRAININGS`. Of image models: "simplify".
         held_out: Rows the model never saw; `data` is split when absent, and the remedy then learns from rows the model knows.
         attribute: The cue whose groups are to be served equally.
         trained_on: Whether the model saw the rows of `data`.
@@ -83,6 +90,10 @@ def fix(
         rows_per_step: Of training.
         selection: What chooses rate and epoch: "worst group", "worst class", "average" or "last"; the first when absent, or
             the second without an attribute.
+        density: Of "simplify": what counts bits, a name or file as `load_density` takes it; the shipped one that knows such
+            images when absent.
+        lam: Of "simplify": the weight of the bits.
+        steps: Of "simplify".
         seed: Of folds, subsets, networks and shuffling.
         device: "auto" uses the model's own.
         batch_size: Rows per call.
@@ -105,6 +116,10 @@ def fix(
         >>> fixed.after.group_average > fixed.before.group_average
         True
     """
+    if remedy == SIMPLIFY:
+        placed = model if device == "auto" else copy.deepcopy(model).to(device)
+        plan = Simplifying(density, lam, steps)
+        return _simplified(placed, data, held_out, plan, attribute, trained_on, seed, batch_size, progress)
     if remedy in repair.NEEDS_TRAINING:
         schedule = Schedule(rates, epochs, rows_per_step, selection)
         placed = model if device == "auto" else copy.deepcopy(model).to(device)
@@ -206,8 +221,35 @@ def _trained(
     )
 
 
+def _simplified(
+    model: nn.Module,
+    data: Any,
+    held_out: Any,
+    plan: Simplifying,
+    attribute: Any,
+    trained_on: bool,
+    seed: int,
+    batch_size: int,
+    progress: Progress,
+) -> Fixed:
+    found = train_simply(
+        model,
+        data,
+        held_out,
+        plan,
+        attribute=attribute,
+        trained_on=trained_on,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    changes: dict[str, Any] = {"remedy": SIMPLIFY, "layer": "all", "cue": found.cue, "rows": found.rows, "seed": seed}
+    changes |= {"density": found.density, "lam": plan.lam, "steps": plan.steps}
+    return Fixed(found.model, SIMPLIFY, found.before, found.after, changes, found.note, found.seconds)
+
+
 def _head_method(remedy: str) -> repair.Method:
     if remedy not in repair.METHODS:
-        known = ", ".join([*repair.METHODS, *sorted(repair.NEEDS_TRAINING)])
+        known = ", ".join([*repair.METHODS, *sorted(repair.NEEDS_TRAINING), SIMPLIFY])
         raise ValueError(f"no remedy is called {remedy!r}; remedies: {known}.")
     return repair.find(remedy)

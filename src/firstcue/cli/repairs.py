@@ -77,6 +77,17 @@ ERASING: Mapping[str, Any] = {
         Erased.LEACE,
     )
 }
+SIMPLIFYING: Mapping[str, Any] = {
+    "density": (
+        Annotated[
+            str | None,
+            typer.Option("--density", help="What counts bits: gray28, dct or a file. [default: by the images]"),
+        ],
+        None,
+    ),
+    "lam": (Annotated[float, typer.Option("--weight", min=0, help="Weight of the bits.")], 1.0),
+    "steps": (Annotated[int, typer.Option("--steps", min=1, help="Steps of training.")], 500),
+}
 EARLY: Mapping[str, Any] = {
     "early": Annotated[Path, typer.Option("--early", help="Weights of an earlier checkpoint, a .safetensors file.")]
 }
@@ -112,6 +123,7 @@ REPAIRS = (
         "and-mask",
         "Go on training the last layer only where all values of the attribute agree on the gradient's sign.",
     ),
+    _head("simplify", "simplify", "Go on training on images from which a simplifier takes bits.", SIMPLIFYING),
     _anew("erm", "plainly: held-out rows choose rate and epoch."),
     _anew("class sampling", "with classes drawn equally often."),
     _anew("class weighting", "with classes weighed alike."),

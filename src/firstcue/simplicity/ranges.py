@@ -20,6 +20,9 @@ class UnitImages:
     to_inputs: Callable[[Tensor], Tensor]
     """Makes the model's inputs of images in [0, 1]."""
 
+    from_inputs: Callable[[Tensor], Tensor]
+    """Makes images in [0, 1] of other inputs of the same kind."""
+
     note: str
     """How they were rescaled; empty if they were not."""
 
@@ -42,11 +45,12 @@ def unit_images(x: Tensor) -> UnitImages | None:
     values = x.detach().float()
     low, high = float(values.min()), float(values.max())
     if low >= 0 and high <= 1:
-        return UnitImages(values, _same, "")
+        return UnitImages(values, _same, _same, "")
     if low >= 0 and high <= 255:
         low, high = 0.0, 255.0
     note = f"Images were rescaled from [{low:.4g}, {high:.4g}] to [0, 1] to be measured in bits."
-    return UnitImages(((values - low) / (high - low)).clamp(0, 1), partial(_scaled, low=low, high=high), note)
+    back = partial(_unscaled, low=low, high=high)
+    return UnitImages(back(values), partial(_scaled, low=low, high=high), back, note)
 
 
 def fitting_density(images: Float[Tensor, "n c h w"], name: str | None = None) -> tuple[Density, str]:
@@ -62,3 +66,7 @@ def _same(x: Tensor) -> Tensor:
 
 def _scaled(x: Tensor, low: float, high: float) -> Tensor:
     return x * (high - low) + low
+
+
+def _unscaled(x: Tensor, low: float, high: float) -> Tensor:
+    return ((x.float() - low) / (high - low)).clamp(0, 1)
