@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from firstcue.auditing.erased import Erasure
 from firstcue.auditing.verdict import Evidence, judge, overall_verdict
 from firstcue.finding import Finding
+from firstcue.spurious.intervals import holm
 from firstcue.spurious.metrics import Rate
 from firstcue.spurious.reliance import Gap, Reliance
 

@@ -63,8 +63,8 @@ def correlation(a: Float[Tensor, "n c h w"], b: Float[Tensor, "n c h w"]) -> Flo
 
     Example:
         >>> x = torch.rand(2, 1, 3, 3)
-        >>> correlation(x, 1 - x)
-        tensor([-1.0000, -1.0000])
+        >>> correlation(x, 1 - x).round(decimals=3).tolist()
+        [-1.0, -1.0]
     """
     left, right = (v.flatten(1).double() - v.flatten(1).double().mean(dim=1, keepdim=True) for v in (a, b))
     norms = left.norm(dim=1) * right.norm(dim=1)

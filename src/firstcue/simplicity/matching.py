@@ -89,7 +89,7 @@ def convnet(
     """A factory of fresh networks, as `condense` takes them.
 
     Example:
-        >>> sum(p.numel() for p in convnet((1, 8, 8), 3, width=4)().parameters()) > 300
+        >>> sum(p.numel() for p in convnet((1, 8, 8), 3, width=4)().parameters()) > 200
         True
     """
     return partial(ConvNet, shape, classes, width, depth)

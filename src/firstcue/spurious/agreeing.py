@@ -65,6 +65,7 @@ def infer_groups(
         ValueError: If neither outputs nor features are given, or shapes do not fit.
 
     Example:
+        >>> import torch
         >>> y = torch.arange(40) % 2
         >>> cue = torch.where(torch.arange(40) < 36, y, 1 - y)
         >>> found = infer_groups(y, outputs=torch.nn.functional.one_hot(cue).float() * 4 + torch.rand(40, 2) / 100)
@@ -101,6 +102,7 @@ def rand_within(a: Tensor, b: Tensor, y: Tensor) -> float:
     """Adjusted Rand index of two partitions in each class, averaged by rows: sharing the class is no agreement.
 
     Example:
+        >>> import torch
         >>> y = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1])
         >>> rand_within(torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]), torch.tensor([1, 1, 0, 0, 0, 0, 1, 1]), y)
         1.0

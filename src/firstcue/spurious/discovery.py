@@ -133,6 +133,7 @@ def f1(guess: Tensor, truth: Tensor) -> float:
     """Of the rows guessed to be in the minority.
 
     Example:
+        >>> import torch
         >>> f1(torch.tensor([True, True, False]), torch.tensor([True, False, False]))
         0.6666666666666666
     """

@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -15,7 +16,7 @@ MOST_TOKENS = 500
 _WORD = re.compile(r"\w+")
 
 
-def text_properties(x: Sequence[str]) -> tuple[Property, ...]:
+def text_properties(x: Sequence[Any]) -> tuple[Property, ...]:
     """The presence of each frequent word, length, punctuation, digits and capitals.
 
     A word can be dropped or put in front; nothing else of a text can be changed without touching its meaning.
