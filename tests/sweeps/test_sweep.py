@@ -185,6 +185,13 @@ def test_dask_gives_the_rows_that_loky_gives(tmp_path):
 
 
 @pytest.mark.dask
+def test_ray_gives_the_rows_that_this_process_gives_and_is_left_as_found(tmp_path):
+    ray = pytest.importorskip("ray")
+    own, there = (fc.sweep(trials(), square, tmp_path / b, b, workers=2) for b in ("serial", "ray"))
+    assert own == there and not ray.is_initialized()
+
+
+@pytest.mark.dask
 def test_a_scheduler_that_does_not_answer_is_named(tmp_path, monkeypatch):
     pytest.importorskip("distributed")
     with pytest.raises(ValueError, match=r"no dask scheduler answers at tcp://127.0.0.1:1"):

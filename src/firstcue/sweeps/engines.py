@@ -1,6 +1,8 @@
 """What runs trials: processes of this machine, a dask cluster, ray, or this very process; each as one mapping."""
 
+import os
 import platform
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -23,8 +25,6 @@ Engine = Callable[[Callable[[Trial], Result], Sequence[Trial]], Iterator[Result]
 
 def deaths() -> tuple[type[BaseException], ...]:
     """What an engine raises when a worker is gone."""
-    import sys
-
     from joblib.externals.loky.process_executor import BrokenProcessPool
 
     distributed = sys.modules.get("distributed")
@@ -44,8 +44,8 @@ def engine_of(backend: str, workers: int | None, scheduler: str | None) -> Itera
         with _dask(workers, scheduler):
             yield _parallel("dask", workers, "generator_unordered")
     elif backend == "ray":
-        require_extra("ray", "ray", "the ray backend").util.joblib.register_ray()
-        yield _parallel("ray", workers, "list")
+        with _ray(workers):
+            yield _parallel("ray", workers, "list")
     else:
         yield _parallel("loky", workers, "generator_unordered")
 
@@ -75,6 +75,27 @@ def _require_sendable(work: Any) -> None:
             f"`run` cannot be sent to another process ({error}); make it a function of a module that holds no open file, "
             f"lock or generator, or use backend='serial'."
         ) from None
+
+
+@contextmanager
+def _ray(workers: int | None) -> Iterator[None]:
+    """The cluster that the caller joined with `ray.init`, or one of this machine for the while."""
+    ray = require_extra("ray", "ray", "the ray backend")
+    registry = require_extra("ray.util.joblib", "ray", "the ray backend")
+    is_own = not ray.is_initialized()
+    if is_own:
+        from joblib import cpu_count
+
+        # workers find the modules that this process finds, the user's own among them
+        paths = {"env_vars": {"PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path)}}
+        count = workers or cpu_count()
+        ray.init(num_cpus=count, include_dashboard=False, log_to_driver=False, logging_level="ERROR", runtime_env=paths)
+    registry.register_ray()
+    try:
+        yield
+    finally:
+        if is_own:
+            ray.shutdown()
 
 
 @contextmanager
