@@ -16,20 +16,17 @@ Needs the extras `peers` and `torchjd`.
 """
 
 import argparse
-import gc
 import resource
-import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
+from _timing import quartiles
 from firstcue import TemporalAndMask, and_mask, apply_rule, environment_gradients, example_agreement
 
 MEGABYTES = 4096
@@ -110,24 +107,6 @@ def losses_of(loss: Callable[..., Tensor], outputs: Tensor, y: Tensor, environme
 
 def masked(stacks: list[Tensor]) -> list[Tensor]:
     return [and_mask(stack) for stack in stacks]
-
-
-def seconds(run: Callable[[], Any]) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
-
-
-def quartiles(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Lower quartile of the CPU seconds of each, over alternating runs after three for warming up."""
-    for run in 3 * list(runs.values()):
-        run()
-    gc.collect()
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            times[name].append(seconds(run))
-    return {name: statistics.quantiles(values)[0] for name, values in times.items()}
 
 
 def told(what: str, plain: float, ours: float, most: float, more: str = "", held: bool = True) -> bool:

@@ -15,8 +15,6 @@ extra `peers`.
 """
 
 import argparse
-import gc
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from _timing import quartiles
 from firstcue.data import digits, shipped
 from firstcue.forward import seeded
 from firstcue.simplicity._outputs import training_without_batches
@@ -57,24 +56,6 @@ def two_convolutions() -> nn.Module:
         nn.Conv2d(24, 48, 3, padding=1), nn.ELU(), nn.AvgPool2d(2),
         nn.Flatten(), nn.Linear(48 * 7 * 7, 10),
     )  # fmt: skip
-
-
-def seconds(run: Callable[[], Any]) -> float:
-    start = time.process_time()
-    run()
-    return time.process_time() - start
-
-
-def quartiles(runs: dict[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Lower quartile of the CPU seconds of each, over alternating runs after two for warming up."""
-    for run in 2 * list(runs.values()):
-        run()
-    gc.collect()
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        for name, run in runs.items():
-            times[name].append(seconds(run))
-    return {name: statistics.quantiles(values)[0] for name, values in times.items()}
 
 
 def told(what: str, found: float, most: float, unit: str) -> bool:

@@ -43,22 +43,25 @@ class Anew:
     rows: int
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A model to be trained, on which rows, and how it is asked."""
+
+    model: nn.Module
+    data: Any
+    held_out: Any
+    attribute: Any
+    trained_on: bool
+    seed: int
+    batch_size: int
+    progress: Progress
+
+
 def train_anew(
-    model: nn.Module,
-    remedy: TrainingRemedy,
-    data: Any,
-    held_out: Any,
-    *,
-    attribute: Any,
-    network: Callable[[], nn.Module] | None,
-    schedule: Schedule,
-    trained_on: bool,
-    seed: int,
-    batch_size: int,
-    progress: Progress,
+    asked: Asked, remedy: TrainingRemedy, network: Callable[[], nn.Module] | None, schedule: Schedule
 ) -> Anew:
     """Train on the rows of `data`, choose on two fifths of the held-out rows, report on the others."""
-    rows = divided(model, data, held_out, attribute=attribute, trained_on=trained_on, seed=seed, batch_size=batch_size)
+    model, rows = asked.model, divided(asked)
     require_labels(remedy, rows.train)
     _require_logits(model, rows.chooses)
     found = train_with(
@@ -70,10 +73,10 @@ def train_anew(
         rates=schedule.rates,
         epochs=schedule.epochs,
         batch_size=schedule.rows_per_step,
-        seed=seed,
-        progress=progress,
+        seed=asked.seed,
+        progress=asked.progress,
     )
-    before, after = (rows.told(m, batch_size) for m in (model, found.model))
+    before, after = (rows.told(m, asked.batch_size) for m in (model, found.model))
     return Anew(found, before, after, rows.cue, len(rows.train))
 
 
@@ -95,29 +98,27 @@ class Divided:
         return groups(found, self.reports, self.words)
 
 
-def divided(
-    model: nn.Module, data: Any, held_out: Any, *, attribute: Any, trained_on: bool, seed: int, batch_size: int
-) -> Divided:
+def divided(asked: Asked) -> Divided:
     """Read the data and deal out the held-out rows: two fifths choose, three fifths report.
 
     Raises:
         ValueError: If there are several attributes, or data and model do not fit.
     """
     prepared = prepare(
-        data,
-        attribute,
-        held_out,
+        asked.data,
+        asked.attribute,
+        asked.held_out,
         None,
-        trained_on=trained_on,
-        num_outputs=lambda x: predict(model, x, batch_size=batch_size).shape[1],
-        seed=seed,
+        trained_on=asked.trained_on,
+        num_outputs=lambda x: predict(asked.model, x, batch_size=asked.batch_size).shape[1],
+        seed=asked.seed,
     )
     if len(prepared.cues) > 1:
         raise ValueError(
             f"training serves the groups of one attribute, but there are {', '.join(prepared.cues)}; name one of them."
         )
     train, held = prepared.with_cue(prepared.cues[0]) if prepared.cues else (prepared.train, prepared.held)
-    _, reports = report_rows(held.groups(), seed)
+    _, reports = report_rows(held.groups(), asked.seed)
     words = f"three fifths of the {prepared.split}, which chose nothing"
     return Divided(train, held.rows(~reports), held.rows(reports), words, prepared.cues[0] if prepared.cues else None)
 

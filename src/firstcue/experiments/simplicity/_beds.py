@@ -1,6 +1,6 @@
 """What the experiments on simplified training share: images with two tasks, small networks, densities, one fit."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -17,11 +17,23 @@ from firstcue.simplicity.density import Density
 from firstcue.simplicity.distractors import Distracted, distract
 from firstcue.simplicity.loading import load_density
 from firstcue.simplicity.simplify import Simplified, Simplifier
+from firstcue.sweeps import Trial
 
 Setting = Mapping[str, Any]
 
 TRAINED_DIGITS = 1257
 """The first 70 % of scikit-learn's digits are learnt from, the rest tested on."""
+
+
+def by_task(experiment: str, settings: Setting, tasks: Iterable[str], seeds: int) -> list[Trial]:
+    """One trial for every density that the settings list, every task and every seed."""
+    shared = {name: value for name, value in settings.items() if name != "densities"}
+    return [
+        Trial(experiment, {**shared, "density": density, "task": task}, seed)
+        for density in settings["densities"]
+        for task in tasks
+        for seed in range(seeds)
+    ]
 
 
 def source(name: str, part: str, count: int, size: int, seed: int) -> tuple[Tensor, Tensor | None]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from firstcue.experiments.claims import Claim, Scale, judged
-from firstcue.experiments.simplicity._beds import Setting, batch_of, bed, density_of, fitted, makers
+from firstcue.experiments.simplicity._beds import Setting, batch_of, bed, by_task, density_of, fitted, makers
 from firstcue.simplicity.density import Density
 from firstcue.simplicity.distractors import Distracted, coefficients
 from firstcue.simplicity.evaluating import accuracy, bits_per_pixel, late_gate, retrain, retrained_row, transformed
@@ -48,14 +48,7 @@ TASKS = {"core": "garments", "distractor": "digits"}
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
-    settings = dict(SCALES[scale].settings)
-    densities = settings.pop("densities")
-    return [
-        Trial("simplicity/distractor-removal", {**settings, "density": density, "task": task}, seed)
-        for density in densities
-        for task in TASKS
-        for seed in range(seeds)
-    ]
+    return by_task("simplicity/distractor-removal", SCALES[scale].settings, TASKS, seeds)
 
 
 def run(trial: Trial) -> list[dict[str, Any]]:

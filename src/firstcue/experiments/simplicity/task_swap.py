@@ -3,6 +3,7 @@
 from typing import Any
 
 from firstcue.experiments.claims import Claim, Scale, judged
+from firstcue.experiments.simplicity._beds import by_task
 from firstcue.experiments.simplicity.distractor_removal import removal
 from firstcue.sweeps import Trial
 
@@ -36,14 +37,7 @@ TASKS = {"core": "digits", "distractor": "stripes"}
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
-    settings = dict(SCALES[scale].settings)
-    densities = settings.pop("densities")
-    return [
-        Trial("simplicity/task-swap", {**settings, "density": density, "task": task}, seed)
-        for density in densities
-        for task in TASKS
-        for seed in range(seeds)
-    ]
+    return by_task("simplicity/task-swap", SCALES[scale].settings, TASKS, seeds)
 
 
 def run(trial: Trial) -> list[dict[str, Any]]:
