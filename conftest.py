@@ -1,0 +1,14 @@
+"""The random numbers that a test draws are its own, whatever ran before it and on which worker."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
