@@ -83,7 +83,7 @@ _HOME = {
     "embedded_with_tokens": "spurious.tokens",
     "group_metrics": "spurious.metrics",
     "decode": "spurious.decode",
-    "association": "spurious.reliance",
+    "association": "spurious.association",
     "accuracy_gap": "spurious.reliance",
     "edit_reliance": "spurious.reliance",
     "discover": "auditing.discovering",

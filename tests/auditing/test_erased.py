@@ -14,7 +14,8 @@ from firstcue.auditing.erased import (
 from firstcue.auditing.splits import stratified_folds
 from firstcue.erasure.leace import leace
 from firstcue.moments import Moments
-from firstcue.spurious.reliance import accuracy_gap, association
+from firstcue.spurious.association import association
+from firstcue.spurious.reliance import accuracy_gap
 
 
 def parts(strength=0.9, **options):

@@ -4,7 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from firstcue.spurious.reliance import accuracy_gap, association, edit_reliance, recentred, rows_needed
+from firstcue.spurious.association import association, recentred
+from firstcue.spurious.reliance import accuracy_gap, edit_reliance, rows_needed
 
 ALIGNED = np.array([[0.4, -0.4], [-0.4, 0.4]])
 

@@ -18,8 +18,9 @@ from firstcue.auditing.head_fits import Fit, Repaired, Rows, erase, erase_covari
 from firstcue.auditing.splits import stratified_folds
 from firstcue.finding import Interval, Remedy
 from firstcue.layers import Head
+from firstcue.spurious.association import Association
 from firstcue.spurious.metrics import GroupMetrics, group_metrics
-from firstcue.spurious.reliance import Association, accuracy_gap, edit_reliance
+from firstcue.spurious.reliance import accuracy_gap, edit_reliance
 from firstcue.training.remedies import TRAININGS
 
 CHOOSING = (0, 1)

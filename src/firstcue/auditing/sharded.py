@@ -20,7 +20,7 @@ from firstcue.richness.low_rank import low_rank_of_moments
 from firstcue.shards import Features, Shard, find_shards, read_parts, shard_moments
 from firstcue.shards.measures import by_column, leading, values_of
 from firstcue.shards.reading import Shards
-from firstcue.spurious.reliance import association_of_counts
+from firstcue.spurious.association import association_of_counts
 
 SAMPLE = 20_000
 """Rows of the sample, unless told otherwise."""

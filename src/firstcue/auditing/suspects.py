@@ -18,10 +18,10 @@ from firstcue.auditing.subject import Subject
 from firstcue.auditing.verdict import MATTERS, severity_of
 from firstcue.batch import Batch
 from firstcue.finding import Finding, Status
+from firstcue.spurious.association import association
 from firstcue.spurious.discover import Material, discovered
 from firstcue.spurious.discovery import Candidate
 from firstcue.spurious.properties import Kind
-from firstcue.spurious.reliance import association
 
 SIGNIFICANT = 0.05
 STRONG = 0.3

@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from firstcue.spurious.association import Association
 from firstcue.spurious.properties import take
-from firstcue.spurious.reliance import Association, Reliance, edit_reliance
+from firstcue.spurious.reliance import Reliance, edit_reliance
 
 Carry = Callable[[Any, Any], Any]
 Edit = Callable[[Any, int], Any]

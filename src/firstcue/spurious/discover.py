@@ -12,6 +12,7 @@ from torch import Tensor
 from firstcue._checks import as_tensor
 from firstcue._progress import Progress, silent
 from firstcue.spurious.agreeing import Inference, infer_groups
+from firstcue.spurious.association import association
 from firstcue.spurious.candidates import EQUAL, Chosen, choose
 from firstcue.spurious.counterfactual import Transplant, carried_reliance
 from firstcue.spurious.directions import candidate_direction
@@ -20,7 +21,7 @@ from firstcue.spurious.early_late import AT_CHANCE, early_late
 from firstcue.spurious.inference import minority
 from firstcue.spurious.metrics import group_metrics
 from firstcue.spurious.properties import Kind, Property, kind_of, properties_of, take
-from firstcue.spurious.reliance import Reliance, accuracy_gap, association
+from firstcue.spurious.reliance import Reliance, accuracy_gap
 from firstcue.spurious.slice_line import slice_line
 from firstcue.spurious.slices import ErrorSlice, domino_slices, enrichment, spotlight
 
