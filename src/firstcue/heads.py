@@ -202,7 +202,7 @@ def _verify(head: Head, features: Tensor, outputs: Tensor, tolerance: float) -> 
 
 
 def _no_head(model: nn.Module, outputs: Tensor, calls: list[_Call]) -> str:
-    way_out = (
+    way_out = getattr(model, "way_out", None) or (  # models that stand for others know better
         "Let the model return the output of its last nn.Linear, or audit the embeddings directly with "
         "`audit_embeddings(x, y, attribute)`."
     )

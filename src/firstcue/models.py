@@ -11,6 +11,7 @@ from firstcue import __version__
 from firstcue._importing import call
 from firstcue._whole import written_whole
 from firstcue.data.files import existing, refuse_empty
+from firstcue.integrations.modules import as_module
 
 WEIGHTS, DESCRIPTION = "weights.safetensors", "model.json"
 FORMAT = "firstcue model 1"
@@ -186,12 +187,15 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def _built(spec: str) -> nn.Module:
     model = call(spec, "factory")
-    if not isinstance(model, nn.Module):
+    if isinstance(model, nn.Module):
+        return model
+    try:
+        return as_module(model)
+    except ValueError as error:
         raise ValueError(
-            f"the factory `{spec}` returned a {type(model).__name__}; a torch.nn.Module is needed. "
-            f"A factory is a function without arguments that returns the network."
-        )
-    return model
+            f"the factory `{spec}` returned a {type(model).__name__} that cannot be used: {error} A factory is a function "
+            f"without arguments that returns the model."
+        ) from None
 
 
 def _way_to_weights(path: Path) -> str:

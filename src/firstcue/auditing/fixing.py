@@ -9,6 +9,7 @@ from torch import nn
 
 from firstcue._progress import Progress, silent
 from firstcue.auditing import remedies as repair
+from firstcue.auditing.accepting import accepted
 from firstcue.auditing.anew import Asked, Schedule, train_anew
 from firstcue.auditing.model import audit_subject
 from firstcue.auditing.simplified import Simplifying, train_simply
@@ -44,7 +45,7 @@ class Fixed:
 
 
 def fix(
-    model: nn.Module,
+    model: Any,
     data: Any,
     remedy: str = "last-layer",
     held_out: Any = None,
@@ -74,7 +75,7 @@ def fix(
     the model on images from which a simplifier takes bits.
 
     Args:
-        model: A classifier; with a linear head for remedies of the last layer. It is left as found.
+        model: A classifier in any form that `audit` takes; with a linear head for remedies of the last layer. It is left as found.
         data: Rows of the training distribution, in any form that `audit` takes.
         remedy: Of the last layer: "last-layer", "last-layer on training rows", "last-layer, class-balanced", "last-layer,
             disagreement", "erase", "erase means and covariances" or "and-mask". Of the whole network: "group-dro", "jtt",
@@ -116,6 +117,7 @@ def fix(
         >>> fixed.after.group_average > fixed.before.group_average
         True
     """
+    model, data, held_out = accepted(model, data, held_out, attribute)
     if remedy == SIMPLIFY or remedy in repair.NEEDS_TRAINING:
         placed = model if device == "auto" else copy.deepcopy(model).to(device)
         asked = Asked(placed, data, held_out, attribute, trained_on, seed, batch_size, progress)

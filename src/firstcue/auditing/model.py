@@ -10,6 +10,7 @@ from torch import nn
 
 from firstcue._progress import Progress, silent, within
 from firstcue.auditing import remedies as repair
+from firstcue.auditing.accepting import accepted
 from firstcue.auditing.closing import close
 from firstcue.auditing.cue import Measured, findings, measure_cue, measure_jointly, widest
 from firstcue.auditing.decodability import PENULTIMATE, probe_layers
@@ -29,7 +30,7 @@ from firstcue.spurious.reliance import association
 
 
 def audit(
-    model: nn.Module,
+    model: Any,
     data: Any,
     *,
     attribute: Any = None,
@@ -51,9 +52,10 @@ def audit(
     or merely associated with the label is reported as that.
 
     Args:
-        model: A classifier that returns logits. It is left bit for bit as found.
+        model: A classifier that returns logits, or what `firstcue.integrations.modules.as_module` takes: a fitted scikit-learn
+            classifier, a skorch net, an exported program. It is left bit for bit as found.
         data: Rows of the training distribution: a Batch, `(x, y)`, `(x, y, attribute)`, a mapping, an iterable of those
-            (a DataLoader), or a path.
+            (a DataLoader), a table of pandas or Polars, or a path.
         attribute: The cue to judge: an array `(n,)`, a column's name, several names, or a mapping from names to arrays.
             Without one, simple properties that tell the class are found and put to the same test, and clusters that
             errors concentrate in are inferred. Clusters never convict; a property only if its pairing with the class
@@ -86,8 +88,9 @@ def audit(
         >>> audit(torch.nn.Linear(2, 2), (x, y, unrelated), remedies=()).verdict
         'no shortcut found'
     """
-    run = _Run(_placed(model, device), seed, batch_size, progress)
     progress("reading data", 0.0)
+    model, data, held_out = accepted(model, data, held_out, attribute)
+    run = _Run(_placed(model, device), seed, batch_size, progress)
     data_in = prepare(data, attribute, held_out, edit, trained_on=trained_on, num_outputs=run.num_outputs, seed=seed)
     subject, notes = run.subject(data_in)
     measured = run.cues(data_in, subject)
@@ -268,6 +271,7 @@ def audit_subject(
     Raises:
         ValueError: If data or model cannot be used, or the model has no linear head.
     """
+    model, data, held_out = accepted(model, data, held_out, attribute)
     run = _Run(_placed(model, device), seed, batch_size, silent)
     prepared = prepare(data, attribute, held_out, None, trained_on=trained_on, num_outputs=run.num_outputs, seed=seed)
     find_head(run.model, prepared.held.x)  # a repair needs one: the error says which layers were seen
@@ -298,11 +302,6 @@ def _spread(train: Batch, seed: int) -> torch.Tensor:
 
 
 def _placed(model: nn.Module, device: str) -> nn.Module:
-    if not isinstance(model, nn.Module):
-        raise ValueError(
-            f"`model` is a {type(model).__name__}; a torch.nn.Module that returns logits is needed. For other models hand their "
-            f"embeddings to audit_embeddings."
-        )
     here = next((p.device.type for p in model.parameters()), "cpu")
     return model if device in ("auto", here) else copy.deepcopy(model).to(device)
 

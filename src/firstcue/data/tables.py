@@ -26,11 +26,19 @@ def read_csv(path: str | Path, *, label: str | None = None, attributes: Sequence
     Raises:
         ValueError: If the file is damaged, a line has too few or too many cells, or a column is missing.
     """
+    return table(csv_columns(path, label, attributes), str(path), label=label, attributes=attributes)
+
+
+def csv_columns(path: str | Path, label: str | None, attributes: Sequence[str]) -> dict[str, np.ndarray]:
+    """Every column of a CSV file by its name: numbers where all cells are, else text.
+
+    Raises:
+        ValueError: As `read_csv`.
+    """
     header, rows = read_lines(path)
     cells = list(zip(*rows, strict=True))
     ids = {label, *attributes} if label is not None else {*LABEL_NAMES, *attributes}
-    columns = {name: _column(cells[i], name, Path(path), name in ids) for i, name in enumerate(header)}
-    return table(columns, str(path), label=label, attributes=attributes)
+    return {name: _column(cells[i], name, Path(path), name in ids) for i, name in enumerate(header)}
 
 
 def read_lines(path: str | Path) -> tuple[list[str], list[list[str]]]:
@@ -76,14 +84,23 @@ def read_parquet(path: str | Path, *, label: str | None = None, attributes: Sequ
         MissingExtra: If pyarrow is not installed.
         ValueError: If the file is damaged, a column is missing or nested.
     """
+    return table(parquet_columns(path), str(path), label=label, attributes=attributes)
+
+
+def parquet_columns(path: str | Path) -> dict[str, np.ndarray]:
+    """Every column of a Parquet file by its name.
+
+    Raises:
+        MissingExtra: If pyarrow is not installed.
+        ValueError: If the file is damaged, or a column nested.
+    """
     path = existing(path)
     refuse_empty(path)
     arrow = require_extra("pyarrow", "parquet", "reading Parquet files")
     parquet = require_extra("pyarrow.parquet", "parquet", "reading Parquet files")
     with reading(path, "Parquet file", arrow.ArrowException, OSError):
         found = parquet.read_table(path)
-    columns = {name: _arrow_column(found.column(name), name, path, arrow) for name in _data_columns(found)}
-    return table(columns, str(path), label=label, attributes=attributes)
+    return {name: _arrow_column(found.column(name), name, path, arrow) for name in _data_columns(found)}
 
 
 def _data_columns(found: Any) -> list[str]:
@@ -117,7 +134,7 @@ def table(columns: Mapping[str, np.ndarray], name: str, *, label: str | None, at
     Raises:
         ValueError: If the label or an attribute is missing, or no feature is left.
     """
-    label = _label_column(columns, name, label)
+    label = label_column(columns, name, label)
     for attribute in attributes:
         if attribute not in columns:
             raise ValueError(f"{name} has no column {attribute!r}; columns found: {_quoted(columns)}.")
@@ -133,7 +150,12 @@ def table(columns: Mapping[str, np.ndarray], name: str, *, label: str | None, at
     return with_columns(Batch.of(torch.from_numpy(x), columns[label]), {c: columns[c] for c in aside})
 
 
-def _label_column(columns: Mapping[str, Any], name: str, label: str | None) -> str:
+def label_column(columns: Mapping[str, Any], name: str, label: str | None) -> str:
+    """The name of the column that holds the label: `label`, or the one called `y` or `label`.
+
+    Raises:
+        ValueError: If there is none, or both.
+    """
     if label is not None and label in columns:
         return label
     candidates = [c for c in LABEL_NAMES if c in columns]
