@@ -1,6 +1,5 @@
 """One plain training loop, with a seam for how gradients are combined and one for how examples are weighed."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,20 +9,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from firstcue._checks import as_tensor, require_rows
-from firstcue.agreement._losses import means, row_losses
-from firstcue.agreement.apply import apply_to_losses
 from firstcue.agreement.rules import Rule, mean_gradient
 from firstcue.batch import Batch
-from firstcue.forward import NotFinite, seeded
+from firstcue.forward import seeded
 from firstcue.training import distributed
 from firstcue.training.recorder import Step
-
-Loss = Callable[..., Tensor]
-"""`loss(outputs, y)`: a scalar, the mean over its rows."""
-
-Weighting = Callable[[Tensor, Tensor, Batch], Tensor]
-"""From losses `(n,)`, outputs `(n, ...)` and the batch: weights `(n,)`, whose products with the losses are averaged, or a
-scalar objective. State (group weights, a second model) lives in the object."""
+from firstcue.training.stepping import Loss, Stepping, Weighting
 
 
 def train(
@@ -70,7 +61,7 @@ def train(
         >>> train(model, minibatches(data, 10, epochs=3), torch.optim.SGD(model.parameters(), lr=0.1)) is model
         True
     """
-    steps = _readable(batches, epochs)
+    steps, step = _readable(batches, epochs), Stepping(model, optimizer, loss, rule, weighting)
     flags = [(module, module.training) for module in model.modules()]
     number = 0
     try:
@@ -79,7 +70,7 @@ def train(
             distributed.begin(model)
             _report(recorders, Step(0, model, None))
             for item in distributed.in_step(item for _ in range(epochs) for item in steps):
-                value = _update(model, _as_batch(item, model), optimizer, loss, rule, weighting, number)
+                value = step(_as_batch(item, model), number)
                 number += 1
                 _report(recorders, Step(number, model, value))
             distributed.finish(model)
@@ -88,7 +79,7 @@ def train(
             module.training = flag
     if number == 0:
         raise ValueError("`batches` yields nothing; a generator can be read once only: make a new one for every call.")
-    _require_finite_parameters(optimizer, number)
+    step.require_finite_parameters(number)
     return model
 
 
@@ -126,152 +117,6 @@ def minibatches(
     draw = rows if rows is not None else lambda g: torch.randperm(len(batch), generator=g)
     lean = replace(batch, columns={})  # training reads no columns; slicing them in every step costs time
     return (lean.rows(part) for _ in range(epochs) for part in draw(generator).split(batch_size))
-
-
-def _update(
-    model: nn.Module,
-    batch: Batch,
-    optimizer: torch.optim.Optimizer,
-    loss: Loss,
-    rule: Rule,
-    weighting: Weighting | None,
-    number: int,
-) -> float:
-    """One step of the optimiser; the one place where parameters change."""
-    optimizer.zero_grad(set_to_none=True)
-    if distributed.processes() > 1:
-        value = _backward_together(model, batch, optimizer, loss, rule, weighting, number)
-    elif rule is mean_gradient:
-        outputs = model(batch.x)
-        objective = loss(outputs, batch.y) if weighting is None else _weighted(loss, weighting, outputs, batch)
-        value = _finite(objective, number, optimizer)
-        objective.backward()
-    else:
-        value = _backward_by_rule(model, batch, optimizer, loss, rule, weighting, number)
-    optimizer.step()
-    return value
-
-
-def _backward_by_rule(
-    model: nn.Module,
-    batch: Batch,
-    optimizer: torch.optim.Optimizer,
-    loss: Loss,
-    rule: Rule,
-    weighting: Weighting | None,
-    number: int,
-) -> float:
-    """The mean of the environments' losses; their gradients, combined by the rule, are in `.grad`."""
-    rows, sizes = _by_environment(batch)
-    value = math.nan
-
-    def losses_of(outputs: Tensor) -> Tensor:
-        nonlocal value
-        losses = means(_weighted_rows(loss, weighting, outputs, rows), sizes)
-        value = _finite(losses.mean(), number, optimizer)
-        return losses
-
-    apply_to_losses(model, rows.x, losses_of, sizes, _trained(model, optimizer), rule)
-    return value
-
-
-def _backward_together(
-    model: nn.Module,
-    batch: Batch,
-    optimizer: torch.optim.Optimizer,
-    loss: Loss,
-    rule: Rule,
-    weighting: Weighting | None,
-    number: int,
-) -> float:
-    """Either of the above, for rows that several processes share."""
-    if weighting is not None:
-        raise ValueError(
-            "a weighting looks at all rows of a batch, of which each process has a part; train in one process, or use a rule."
-        )
-    parameters = _trained(model, optimizer)
-    if rule is mean_gradient:
-        value = distributed.mean_backward(lambda: loss(model(batch.x), batch.y), len(batch), parameters)
-        return _finite(value, number, optimizer)
-    rows, sizes = _by_environment(batch)
-    assert rows.group is not None
-    values: list[float] = []
-    distributed.rule_backward(
-        model,
-        rows.x,
-        rows.group,
-        lambda outputs: means(row_losses(loss, outputs, rows.y), sizes),
-        parameters,
-        rule,
-        lambda mean: values.append(_finite(mean, number, optimizer)),
-    )
-    return values[0]
-
-
-def _weighted(loss: Loss, weighting: Weighting, outputs: Tensor, batch: Batch) -> Tensor:
-    losses = row_losses(loss, outputs, batch.y)
-    weights = weighting(losses, outputs, batch)
-    return weights if weights.ndim == 0 else (weights * losses).mean()
-
-
-def _weighted_rows(loss: Loss, weighting: Weighting | None, outputs: Tensor, batch: Batch) -> Tensor:
-    """`(n,)` losses, each times its weight."""
-    losses = row_losses(loss, outputs, batch.y)
-    if weighting is None:
-        return losses
-    weights = weighting(losses, outputs, batch)
-    if weights.ndim == 0:
-        raise ValueError(
-            "this weighting makes one objective of the whole batch, which leaves a gradient rule nothing to compare."
-        )
-    return weights * losses
-
-
-def _by_environment(batch: Batch) -> tuple[Batch, list[int]]:
-    """The rows with environments following each other, and how many rows each has."""
-    if batch.group is None:
-        raise ValueError(
-            "a gradient rule compares environments, but the batch has none; yield (x, y, environment) or a Batch with "
-            "`group`, or use the default rule."
-        )
-    if bool((batch.group[1:] < batch.group[:-1]).any()):
-        batch = batch.rows(batch.group.argsort(stable=True))
-    assert batch.group is not None
-    return batch, batch.group.unique_consecutive(return_counts=True)[1].tolist()
-
-
-def _trained(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The parameters that the optimiser steps, by their name in the model."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    trained = [p for group in optimizer.param_groups for p in group["params"] if p.requires_grad]
-    return {names.get(id(p), f"parameter {i} of the optimiser"): p for i, p in enumerate(trained)}
-
-
-def _finite(objective: Tensor, number: int, optimizer: torch.optim.Optimizer) -> float:
-    if objective.ndim:
-        raise ValueError(f"the loss has shape {tuple(objective.shape)}; return its mean over rows, one number.")
-    value = float(objective.detach())
-    if not math.isfinite(value):
-        raise NotFinite(
-            f"the loss is {value} at step {number} (learning rate {_rates(optimizer)}): lower the learning rate, clip "
-            f"gradients, or look for NaN in the inputs. The model keeps the parameters from before this step."
-        )
-    return value
-
-
-def _rates(optimizer: torch.optim.Optimizer) -> str:
-    return (
-        ", ".join(sorted({f"{float(group['lr']):g}" for group in optimizer.param_groups if "lr" in group})) or "unknown"
-    )
-
-
-def _require_finite_parameters(optimizer: torch.optim.Optimizer, number: int) -> None:
-    params = [p for group in optimizer.param_groups for p in group["params"]]
-    if not all(bool(torch.isfinite(p).all()) for p in params):
-        raise NotFinite(
-            f"parameters are NaN or infinite after step {number} (learning rate {_rates(optimizer)}): lower the learning "
-            f"rate or clip gradients, and train again from a fresh model."
-        )
 
 
 def _readable(batches: Any, epochs: int) -> Iterable[Any]:

@@ -16,10 +16,11 @@ from firstcue.agreement.rules import Rule, and_mask, mean_gradient
 from firstcue.batch import Batch
 from firstcue.training.failure import lff
 from firstcue.training.features import coral, head_of, mmd
-from firstcue.training.loop import Weighting, minibatches, train
+from firstcue.training.loop import minibatches, train
 from firstcue.training.mixing import lisa, mixup
 from firstcue.training.references import cnc, eiil, george, jtt, spare, spare_weights
 from firstcue.training.sampling import Draw, balanced, cut, drawn
+from firstcue.training.stepping import Weighting
 from firstcue.training.weighting import (
     class_weights,
     cvar_dro,
@@ -88,6 +89,8 @@ class TrainingRemedy:
     head: str | None = None
     """A method of `retrain_last_layer` that replaces the head afterwards."""
     source: str = ""
+    on_features: bool = False
+    """Whether it works through the features alone: where they stay as they are, it is plain training."""
 
 
 def groups_of(batch: Batch) -> Tensor:
@@ -195,6 +198,7 @@ TRAININGS: Mapping[str, TrainingRemedy] = {
             "cnc",
             lambda s: Plan(s.batch, weighting=cnc(s.reference(), head_of(s.model, s.batch))),
             source="arXiv 2203.01517",
+            on_features=True,
         ),
         TrainingRemedy("irm", _penalized(lambda s: irm(10.0, anneal=s.steps)), _G, source="arXiv 1907.02893"),
         TrainingRemedy("vrex", _penalized(lambda s: vrex(10.0, anneal=s.steps)), _G, source="arXiv 2003.00688"),
@@ -206,8 +210,20 @@ TRAININGS: Mapping[str, TrainingRemedy] = {
             lambda s: Plan(s.batch, weighting=spectral_decoupling(0.1)),
             source="arXiv 2011.09468",
         ),
-        TrainingRemedy("coral", _penalized(lambda s: coral(head_of(s.model, s.batch))), _G, source="arXiv 1607.01719"),
-        TrainingRemedy("mmd", _penalized(lambda s: mmd(head_of(s.model, s.batch))), _G, source="arXiv 2007.01434"),
+        TrainingRemedy(
+            "coral",
+            _penalized(lambda s: coral(head_of(s.model, s.batch))),
+            _G,
+            source="arXiv 1607.01719",
+            on_features=True,
+        ),
+        TrainingRemedy(
+            "mmd",
+            _penalized(lambda s: mmd(head_of(s.model, s.batch))),
+            _G,
+            source="arXiv 2007.01434",
+            on_features=True,
+        ),
         TrainingRemedy("focal loss", lambda s: Plan(s.batch, weighting=focal()), source="arXiv 1708.02002"),
         TrainingRemedy(
             "class-balanced loss",
