@@ -99,6 +99,25 @@ def _examples() -> tuple[Picture, ...]:
     )
 
 
+SPECTRA = {
+    "directions": [1, 2, 3, 4, 6, 8, 12, 16, 24, 32],
+    "size": [1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001],
+    "targets": {
+        "class": [0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.72, 0.75, 0.78, 0.8],
+        "digit": [0.8, 0.9, 0.92, 0.93, 0.94, 0.95, 0.96, 0.97, 0.98, 0.99],
+    },
+    "head": [0.6, 0.9, 0.95, 0.97, 0.98, 0.99, 0.99, 1.0, 1.0, 1.0],
+}
+AGREEMENT = {
+    "environments": ["0", "1"],
+    "kept": {"value": 0.36, "ci_low": 0.26, "ci_high": 0.47, "random_groups": 0.59},
+    "only_one_group": {"value": 0.23, "ci_low": 0.0, "ci_high": 0.48, "random_groups": 0.01},
+    "expected_of_random_signs": 0.26,
+    "histogram": {"groups": [0.5, 0.14, 0.36], "random_groups": [0.3, 0.11, 0.59], "random_signs": [0.5, 0.24, 0.26]},
+    "n": 500,
+}
+
+
 def shortcut() -> Report:
     """The demo at strength .95."""
     edit = Finding(
@@ -160,6 +179,8 @@ def shortcut() -> Report:
             Order(cue="stitching", step_decodable=4, step_used=None),
         ),
         timeline=_curves(0.512, 0.62),
+        richness={"dlr": {"value": 0.02, "ci_low": 0.01, "ci_high": 0.03}, "dlr_untrained": 0.49, "spectra": SPECTRA},
+        agreement=AGREEMENT,
         remedies=(
             Remedy(
                 name="as trained",
@@ -256,7 +277,14 @@ def clean() -> Report:
         verdict="no shortcut found",
         findings=(edit,),
         groups=_groups((221, 219, 222, 217)),
-        richness={"dlr": 0.31, "used": {"value": 2.1, "ci_low": 1.9, "ci_high": 2.3, "baseline": 40.0}, "rank": 64},
+        richness={
+            "dlr": 0.31,
+            "used": {"value": 2.1, "ci_low": 1.9, "ci_high": 2.3, "baseline": 40.0},
+            "rank": 64,
+            "spectra": SPECTRA,
+        },
+        agreement=AGREEMENT,
+        simplicity={"density": "dct", "bits_per_value_of_coat, 0": 5.9, "bits_per_value_of_coat, 1": 5.5},
         environment=Environment(versions=VERSIONS, seed=1, command="firstcue audit net:make data.npz"),
     )
 
@@ -333,7 +361,10 @@ def hostile() -> Report:
             HOSTILE[0]: HOSTILE[1],
             "more": {"value": 1.0, HOSTILE[2]: HOSTILE[3]},
             "list": [HOSTILE[0], 1, None],
+            "spectra": {"directions": [1, 5], "size": [1.0, 0.1], "targets": {label: [0.1, 0.9] for label in HOSTILE}},
         },
+        agreement={HOSTILE[1]: HOSTILE[0], "environments": list(HOSTILE), "kept": HOSTILE[2], "histogram": HOSTILE[3]},
+        simplicity={f"bits_per_value_of_{label}": float(i) for i, label in enumerate(HOSTILE)},
         remedies=tuple(
             Remedy(name=label, note=label, worst_group=0.5, needs_group_labels=False, worse=(label,))
             for label in HOSTILE

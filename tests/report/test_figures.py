@@ -10,9 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firstcue.finding import Moment, Order
+from firstcue.finding import Finding, Moment, Order, Report
 from firstcue.report.figures import Scale, picture, scale_of, strip
-from firstcue.report.timeline import BOTTOM, LEFT, RIGHT, TOP, timeline
+from firstcue.report.charts import agreement_histogram, spectrum_panels
+from firstcue.report.panels import BOTTOM, LEFT, RIGHT, TOP
+from firstcue.report.timeline import capacity, timeline
 
 fractions = st.floats(-2, 2, allow_subnormal=False)
 
@@ -74,8 +76,51 @@ def test_panels_come_in_the_order_used_decodable_capacity_accuracy() -> None:
         for lens in ("accuracy", "zeal", "capacity", "decodable", "used")
     ]
     assert [p.title for p in timeline(moments)] == [
-        "Used by the decisions", "Readable from the features", "Capacity it takes", "Accuracy", "zeal",
+        "Used by the decisions", "Readable from the features", "Readable before training", "Accuracy", "zeal",
     ]  # fmt: skip
+
+
+def test_what_was_readable_before_training_stands_beside_what_is_readable() -> None:
+    finding = Finding(
+        id="decodability/digit/penultimate/linear", cue="digit", kind="decodability", status="no shortcut found", meaning="m",
+        details={"untrained_linear": 0.75, "chance": 0.5},
+    )  # fmt: skip
+    levels = capacity(Report(verdict="inconclusive", findings=(finding,)))
+    moments = [Moment(step=s, curve=f"{lens}/digit", value=0.5) for lens in ("used", "decodable") for s in (0, 9)]
+    used, decodable = timeline(moments, (), levels)
+    assert levels == {"digit": 0.5} and used.curves[0].level is None
+    assert decodable.curves[0].level == (TOP + BOTTOM) / 2 and "digit before training: 50 %" in decodable.description
+
+
+def test_the_spectrum_is_marked_where_half_of_class_and_cue_is_held() -> None:
+    spectra = {
+        "directions": [1, 2, 4],
+        "size": [1.0, 0.1, 0.001],
+        "targets": {"class": [0.1, 0.3, 0.8], "digit": [0.9, 0.95, 1.0]},
+        "head": [0.2, 0.9, 1.0],
+    }
+    held, size = spectrum_panels(spectra)
+    assert [c.name for c in held.curves] == ["class", "digit", "head reads"]
+    marks = {c.name: c.mark for c in size.curves if c.mark}
+    assert marks["class"] == (RIGHT, "4") and marks["digit"] == (LEFT, "1")
+    assert "half of digit within the 1 widest" in size.description
+    heights = [y for _, y in size.curves[0].dots]
+    assert heights == [TOP, pytest.approx((2 * TOP + BOTTOM) / 3, abs=0.1), BOTTOM], "powers of ten are evenly spaced"
+
+
+@pytest.mark.parametrize("given", [None, {}, {"directions": []}, 3, "x"])
+def test_what_was_not_measured_is_not_drawn(given: object) -> None:
+    assert spectrum_panels(given) == [] and agreement_histogram(given) == []
+
+
+@given(st.lists(st.floats(0, 1) | st.none(), min_size=2, max_size=40))
+def test_bars_stand_on_the_axis_and_inside_the_panel(shares: list[float | None]) -> None:
+    (panel,) = agreement_histogram({"groups": shares, "random_groups": shares[::-1], "random_signs": []})
+    assert len(panel.bars) == len(shares)
+    for bar in panel.bars:
+        assert LEFT <= bar.x and bar.x + bar.width <= panel.right + 0.1
+        assert TOP <= bar.y <= BOTTOM and bar.chance_y is not None and TOP <= bar.chance_y <= BOTTOM
+    assert 2 <= len(panel.x_ticks) <= 12
 
 
 def pixels(png: str) -> np.ndarray:

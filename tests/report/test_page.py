@@ -13,7 +13,7 @@ from firstcue.finding import Finding, Interval, Order, Remedy, Report
 from firstcue.report.figures import picture
 from firstcue.report.html import page
 
-VOID = {"meta", "link", "br", "img", "hr", "input", "path", "line", "circle", "text"}
+VOID = {"rect", "meta", "link", "br", "img", "hr", "input", "path", "line", "circle", "text"}
 LOADING = {("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src"), ("object", "data"), ("use", "href")}
 
 
@@ -153,6 +153,7 @@ def test_hostile_labels_are_text_and_nothing_else() -> None:
             "text",
             "g",
             "desc",
+            "rect",
             "a",
         ],
         "script",

@@ -2,29 +2,19 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from firstcue.finding import Finding, Remedy, Report
 from firstcue.report import words
 from firstcue.report.cues import LENSES, CueRow, cue_rows, judged, ladders, lens, readable
+from firstcue.report.described import TITLES, section
 from firstcue.report.figures import Scale, scale_of, strip
-from firstcue.report.timeline import timeline
+from firstcue.report.timeline import capacity, timeline
 
 MOST_GROUPS = 8
 MOST_PICTURES = 4
-MEASURES = {
-    "richness": (
-        "Did training transform the features?",
-        "Low-rank measure of the last hidden layer and what it stands beside.",
-    ),
-    "agreement": (
-        "Do the examples agree on what to learn?",
-        "Agreement of gradients between examples or environments.",
-    ),
-    "simplicity": ("How simple may inputs become?", "Bits of a generative model before and after simplification."),
-}
 
 
 def page(report: Report) -> str:
@@ -60,6 +50,7 @@ def _facts(report: Report) -> dict[str, Any]:
     known = {f.id for f in report.findings}
     reference = _as_it_came(report)
     loose = [p for p in report.pictures if not p.lead and p.finding not in known]
+    beside = [p for p in loose if not p.finding][:MOST_PICTURES]
     return {
         "report": report,
         "light": words.LIGHT[report.verdict].lower(),
@@ -71,9 +62,9 @@ def _facts(report: Report) -> dict[str, Any]:
         "cues": cues,
         "groups": sorted(report.groups.by_group, key=lambda g: (g.accuracy is None, g.accuracy, g.group)),
         "most_groups": MOST_GROUPS,
-        "panels": timeline(report.timeline, report.learning_order),
+        "panels": timeline(report.timeline, report.learning_order, capacity(report)),
         "order_sentence": order_sentence(report),
-        "measures": [m for name in MEASURES if (m := _measure(name, getattr(report, name)))],
+        "described": {name: told for name in TITLES if (told := section(report, name))},
         "remedy_reference": reference,
         "repairs_leave": any(r.relies is not None for r in report.remedies),
         "remedy_strips": [strip(r.worst_group, r.ci_low, r.ci_high, reference) for r in report.remedies],
@@ -84,8 +75,8 @@ def _facts(report: Report) -> dict[str, Any]:
         "lenses": [(kind, title, lens(report, kind)) for kind, title in LENSES.items() if lens(report, kind)],
         "pictures": {i: [p for p in report.pictures if p.finding == i and not p.lead] for i in known},
         "lead_pictures": [p for p in report.pictures if p.lead],
-        "group_pictures": loose[:MOST_PICTURES],
-        "loose_pictures": loose[MOST_PICTURES:],
+        "group_pictures": beside,
+        "loose_pictures": [p for p in loose if p not in beside],
         "data": embedded(report.to_json()),
     }  # fmt: skip
 
@@ -140,26 +131,6 @@ def _worsened(remedy: Remedy, report: Report) -> list[str]:
     if before is None or remedy.overall is None or before - remedy.overall < 0.01:
         return []
     return [f"Worse: accuracy over all rows falls by {words.points(before - remedy.overall)}"]
-
-
-def _measure(name: str, values: Mapping[str, Any] | None) -> tuple[str, str, str, list[tuple[str, str]]] | None:
-    if not values:
-        return None
-    title, hint = MEASURES[name]
-    return name, title, hint, [(words.shorten(k.replace("_", " "), 60), _entry(v)) for k, v in values.items()]
-
-
-def _entry(value: Any) -> str:
-    """A number, a number with its interval, or a short text."""
-    if isinstance(value, Mapping):
-        interval = (
-            f" ({words.number(value['ci_low'])} to {words.number(value['ci_high'])})" if "ci_low" in value else ""
-        )
-        rest = [f"{k} {words.number(v)}" for k, v in value.items() if k not in ("value", "ci_low", "ci_high")]
-        return "; ".join(filter(None, [f"{words.number(value.get('value'))}{interval}", *map(words.shorten, rest)]))
-    if isinstance(value, list):
-        return words.shorten(", ".join(words.number(v) for v in value), 200)
-    return words.number(value)
 
 
 def _finding_scale(finding: Finding) -> Scale:
@@ -262,7 +233,7 @@ def _environment() -> Any:
     made.filters.update(
         short=words.shorten,
         prose=words.prose, percent=words.percent, points=words.points, number=words.number, seconds=words.seconds,
-        step=words.step, between=_between, accuracy=words.accuracy, group_name=words.group_name, is_link=_is_link, unchanged=words.is_unchanged, guilty=words.guilty, verdict_light=lambda verdict: words.LIGHT[verdict].lower(),
+        step=words.step, between=_between, accuracy=words.accuracy, group_name=words.group_name, is_link=_is_link, group_labels=words.group_labels, guilty=words.guilty, verdict_light=lambda verdict: words.LIGHT[verdict].lower(),
         said=words.status, light=words.light,
     )  # fmt: skip
     made.globals.update(

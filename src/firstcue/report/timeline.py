@@ -1,11 +1,10 @@
-"""Curves over training, one small panel per question: what the decisions use, what the features hold, at what cost."""
+"""Curves over training, one small panel per question: what the decisions use, what the features hold, how well it serves."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-from firstcue.finding import Moment, Order
+from firstcue.finding import Moment, Order, Report
 from firstcue.report.figures import Scale, scale_of
+from firstcue.report.panels import Curve, Panel, across, line, powers, runs, spread, upward
 from firstcue.report.words import percent, shorten
 
 MOST_CURVES = 6
@@ -16,83 +15,100 @@ PLAIN = ("core", "worst", "overall")
 LENSES = {
     "used": "Used by the decisions",
     "decodable": "Readable from the features",
-    "capacity": "Capacity it takes",
+    "capacity": "Readable before training",
     "accuracy": "Accuracy",
 }
 
 
-@dataclass(frozen=True)
-class Curve:
-    """One line of a panel, ready to draw."""
+def timeline(
+    moments: Sequence[Moment], order: Sequence[Order] = (), capacity: Mapping[str, float] | None = None
+) -> list[Panel]:
+    """One panel per lens (used, decodable, capacity, accuracy); steps on a logarithmic axis that begins at 0.
 
-    name: str
-    style: str
-    path: str
-    band: str
-    dots: tuple[tuple[float, float], ...]
-    end: tuple[float, float]
-    label_y: float
-    mark: tuple[float, str] | None
-    """Where the threshold was passed: position and step."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One small chart over training steps."""
-
-    title: str
-    width: int
-    height: int
-    left: float
-    right: float
-    top: float
-    bottom: float
-    x_ticks: tuple[tuple[float, str], ...]
-    y_ticks: tuple[tuple[float, str], ...]
-    curves: tuple[Curve, ...]
-    hidden: int
-    description: str
-
-
-WIDTH, HEIGHT = 300, 214
-LEFT, RIGHT, TOP, BOTTOM = 44.0, 218.0, 10.0, 176.0
-
-
-def timeline(moments: Sequence[Moment], order: Sequence[Order] = ()) -> list[Panel]:
-    """One panel per lens (used, decodable, capacity, accuracy); steps on a logarithmic axis that begins at 0."""
+    Args:
+        moments: Points of the curves.
+        order: At which steps the thresholds were passed.
+        capacity: What can be read of each subject from the untrained network; stands as a dotted line beside what is readable.
+    """
     by_curve: dict[tuple[str, str], list[Moment]] = {}
     for moment in sorted(moments, key=lambda m: m.step):
         lens, _, subject = moment.curve.partition("/")
         by_curve.setdefault((lens, subject or lens), []).append(moment)
     known = {key: points for key, points in by_curve.items() if any(m.value is not None for m in points)}
-    subjects = sorted({s for _, s in known}, key=lambda s: (s not in PLAIN, s))
-    cues = [s for s in subjects if s not in PLAIN]
-    styles = {s: s if s in PLAIN else f"cue{cues.index(s) % 4}" for s in subjects}
+    styles = styles_of([s for _, s in known])
     lenses = sorted({lens for lens, _ in known}, key=lambda x: (list(LENSES).index(x) if x in LENSES else 9, x))
     last = max((m.step for m in moments), default=1)
-    return [_panel(lens, {s: p for (q, s), p in known.items() if q == lens}, styles, order, last) for lens in lenses]
+    return [
+        _panel(
+            lens,
+            {s: p for (q, s), p in known.items() if q == lens},
+            styles,
+            order,
+            last,
+            (capacity or {}) if lens == "decodable" else {},
+        )
+        for lens in lenses
+    ]
+
+
+def styles_of(subjects: Sequence[str]) -> dict[str, str]:
+    """The style of each subject, the same in all panels, in the order in which they are drawn."""
+    ordered = sorted(set(subjects), key=lambda s: (s not in PLAIN, s))
+    cues = [s for s in ordered if s not in PLAIN]
+    return {s: s if s in PLAIN else f"cue{cues.index(s) % 4}" for s in ordered}
+
+
+def capacity(report: Report) -> dict[str, float]:
+    """What a linear probe reads of class and cue from the untrained network, on the timeline's scale from chance to always."""
+    found = {}
+    for finding in report.findings:
+        if finding.kind == "decodability" and finding.id.endswith("/penultimate/linear"):
+            start, chance = (finding.details.get(key) for key in ("untrained_linear", "chance"))
+            if isinstance(start, float) and isinstance(chance, float) and chance < 1:
+                found["core" if finding.cue == "class" else finding.cue] = (start - chance) / (1 - chance)
+    return found
 
 
 def _panel(
-    lens: str, curves: dict[str, list[Moment]], styles: dict[str, str], order: Sequence[Order], last: int
+    lens: str,
+    curves: dict[str, list[Moment]],
+    styles: dict[str, str],
+    order: Sequence[Order],
+    last: int,
+    levels: Mapping[str, float],
 ) -> Panel:
     shown = sorted(curves, key=lambda s: list(styles).index(s))[:MOST_CURVES]
     values = [v for s in shown for m in curves[s] for v in (m.value, m.ci_low, m.ci_high) if v is not None]
     values = [v for v in values if not -SLACK < v < 0]
     axis = scale_of(values, high=1.0, step=0.25)
-    ends = _spread([_y(_last_value(curves[s]), axis) for s in shown])
+    ends = spread([upward(_last_value(curves[s]), axis) for s in shown])
     drawn = [
-        _curve(s, curves[s], styles[s], axis, last, end, _passed(lens, s, order))
+        _curve(s, curves[s], styles[s], axis, last, end, _passed(lens, s, order), levels.get(s))
         for s, end in zip(shown, ends, strict=True)
     ]
     title = LENSES.get(lens, shorten(lens, 40))
-    said = "; ".join(_said(s, curves[s]) for s in shown)
+    beside = {s: levels[s] for s in shown if s in levels}
+    said = [_said(s, curves[s]) for s in shown] + [
+        f"{shorten(s, 40)} before training: {percent(v)}" for s, v in beside.items()
+    ]
     return Panel(
-        title, WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM,
-        tuple((_x(t, last), f"{t:,}") for t in _step_ticks(last)),
-        tuple((_y(v, axis), percent(v) if axis.high <= 1.5 else f"{v:g}") for v, _ in axis.ticks),
-        tuple(drawn), len(curves) - len(shown), f"{title} over training steps. {said}.",
-    )  # fmt: skip
+        title=title,
+        description=f"{title} over training steps. {'; '.join(said)}.",
+        x_title="training step",
+        x_ticks=tuple((across(t, last), f"{t:,}") for t in powers(last)),
+        y_ticks=tuple((upward(v, axis), percent(v) if axis.high <= 1.5 else f"{v:g}") for v, _ in axis.ticks),
+        curves=tuple(drawn),
+        hidden=len(curves) - len(shown),
+        note=_note(lens, beside, drawn),
+        name=f"timeline/{lens}",
+    )
+
+
+def _note(lens: str, beside: Mapping[str, float], drawn: Sequence[Curve]) -> str:
+    """What the thin lines mean."""
+    passed = "Upright line: from here on it is " + ("used." if lens == "used" else "readable.")
+    dotted = "Dotted: capacity, what the same network lets a probe read before training."
+    return " ".join(([passed] if any(c.mark for c in drawn) else []) + ([dotted] if beside else []))
 
 
 def _said(subject: str, points: list[Moment]) -> str:
@@ -111,56 +127,29 @@ def _passed(lens: str, subject: str, order: Sequence[Order]) -> int | None:
     return entry.step_used if lens == "used" else entry.step_decodable
 
 
-def _x(step: int, last: int) -> float:
-    return round(LEFT + (RIGHT - LEFT) * math.log1p(step) / math.log1p(max(last, 1)), 1)
-
-
-def _y(value: float, axis: Scale) -> float:
-    return round(BOTTOM - (BOTTOM - TOP) * (axis(value) or 0.0) / 100, 1)
-
-
-def _step_ticks(last: int) -> list[int]:
-    powers = [0] + [10**i for i in range(12) if 10**i <= last]
-    # the last step is named unless it would touch the power before it
-    return powers if last < 2 * powers[-1] and last != powers[-1] else sorted({*powers, last})
-
-
 def _curve(
-    subject: str, points: list[Moment], style: str, axis: Scale, last: int, label_y: float, passed: int | None
+    subject: str,
+    points: list[Moment],
+    style: str,
+    axis: Scale,
+    last: int,
+    label_y: float,
+    passed: int | None,
+    level: float | None,
 ) -> Curve:
-    runs = _runs([(_x(m.step, last), _y(m.value, axis)) if m.value is not None else None for m in points])
-    dots = tuple(p for run in runs for p in run)
+    drawn = runs([(across(m.step, last), upward(m.value, axis)) if m.value is not None else None for m in points])
+    dots = tuple(p for run in drawn for p in run)
     bands = [m for m in points if m.ci_low is not None and m.ci_high is not None]
-    edge = [(_x(m.step, last), _y(m.ci_high or 0.0, axis)) for m in bands]
-    edge += [(_x(m.step, last), _y(m.ci_low or 0.0, axis)) for m in reversed(bands)]
-    mark = None if passed is None else (_x(passed, last), f"{passed:,}")
-    path = " ".join(_line(run) for run in runs)
-    return Curve(subject, style, path, _line(edge) + "Z" if len(bands) > 1 else "", dots, dots[-1], label_y, mark)
-
-
-def _runs(points: list[tuple[float, float] | None]) -> list[list[tuple[float, float]]]:
-    """Stretches without a gap."""
-    runs: list[list[tuple[float, float]]] = [[]]
-    for point in points:
-        if point is None:
-            runs.append([])
-        else:
-            runs[-1].append(point)
-    return [run for run in runs if run]
-
-
-def _line(points: Sequence[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{x:g} {y:g}" for x, y in points)
-
-
-def _spread(wanted: list[float], apart: float = 14.0) -> list[float]:
-    """Heights near the wanted ones, no two closer than `apart`, all inside the panel where they fit."""
-    places = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    heights: list[float] = []
-    for i in places:
-        heights.append(max(wanted[i], heights[-1] + apart) if heights else max(wanted[i], TOP))
-    over = max(0.0, heights[-1] - BOTTOM) if heights else 0.0
-    for at in range(len(heights) - 1, -1, -1):
-        ceiling = heights[at + 1] - apart if at + 1 < len(heights) else BOTTOM
-        heights[at] = min(heights[at], ceiling) if over else heights[at]
-    return [round(h, 1) for _, h in sorted(zip(places, heights, strict=True))]
+    edge = [(across(m.step, last), upward(m.ci_high or 0.0, axis)) for m in bands]
+    edge += [(across(m.step, last), upward(m.ci_low or 0.0, axis)) for m in reversed(bands)]
+    return Curve(
+        name=subject,
+        style=style,
+        path=" ".join(line(run) for run in drawn),
+        band=line(edge) + "Z" if len(bands) > 1 else "",
+        dots=dots,
+        end=dots[-1],
+        label_y=label_y,
+        mark=None if passed is None else (across(passed, last), f"{passed:,}"),
+        level=None if level is None else upward(level, axis),
+    )
