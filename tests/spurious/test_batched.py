@@ -10,7 +10,7 @@ from firstcue.spurious.batched import BooleanRun, reached, train_boolean
 from firstcue.spurious.batched_metrics import Snapshot, decoded, divided, read_out_correlations, used
 from firstcue.spurious.batched_rows import Parts
 from firstcue.spurious.boolean import boolean_data, boolean_stream
-from firstcue.spurious.decode import convergence_time
+from firstcue.spurious.curves import convergence_time
 from firstcue.spurious.functions import parity, staircase
 from firstcue.spurious.slowdown import predicted_slowdown
 from firstcue.spurious.two_layer import TwoLayers

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from firstcue.batch import Batch
-from firstcue.spurious.decode import convergence_time, decode, forgetting_index, reliance_index
+from firstcue.spurious.curves import convergence_time, forgetting_index, reliance_index
+from firstcue.spurious.decode import decode
 from firstcue.spurious.readout import discriminant
 
 

@@ -4,19 +4,19 @@ Decodable is not used. A network keeps features that its head ignores, so what s
 relies on a cue (see `firstcue.spurious.reliance`); it says what a new head could use.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from firstcue._checks import as_tensor, require_classes, require_finite, require_rows
+from firstcue._checks import require_classes
 from firstcue.batch import Batch
 from firstcue.spurious.intervals import contrast_interval
 from firstcue.spurious.permutation import permutation_p
 from firstcue.spurious.readout import Fit, discriminant, logistic, scaling
+from firstcue.spurious.representation import features_of
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def decode(
         >>> found.core, found.core_p
         (1.0, 0.001)
     """
-    x = _features(representation, batch, "representation")
-    untrained = None if baseline is None else _features(baseline, batch, "baseline")
+    x = features_of(representation, batch, "representation")
+    untrained = None if baseline is None else features_of(baseline, batch, "baseline")
     y, a = _present(batch.y, "y"), None if batch.attribute is None else _present(batch.attribute, batch.cue)
     group = y if a is None else y * int(a.max() + 1) + a
     folds = _possible_folds(folds, [y] if a is None else [y, a])
@@ -138,69 +138,6 @@ def decode(
 
 
 _NESTED = "each class has one attribute value only: the attribute cannot be told from the class here."
-
-
-def convergence_time(steps: Sequence[int], values: Any, threshold: float = 0.95, patience: int = 3) -> int | None:
-    """The first step from which a curve stays at `threshold` or above for `patience` evaluations.
-
-    Args:
-        steps: Increasing training steps at which the curve was evaluated.
-        values: One value per step.
-        threshold: In the curve's units, often a correlation.
-        patience: Evaluations in a row, the first included.
-
-    Returns:
-        That step, or None if the run ended first (report it as later than the last step).
-
-    Raises:
-        ValueError: If lengths differ, steps do not increase, or a value is NaN.
-
-    Example:
-        >>> convergence_time([1, 2, 4, 8, 16], [0.96, 0.5, 0.97, 0.96, 0.99])
-        4
-    """
-    curve = _curve(values)
-    if len(steps) != len(curve) or any(b <= a for a, b in zip(steps, list(steps)[1:], strict=False)):
-        raise ValueError(
-            f"`steps` has {len(steps)} entries for {len(curve)} values; one per value, increasing, is needed."
-        )
-    if patience < 1:
-        raise ValueError(f"`patience` is {patience}; at least one evaluation is needed.")
-    run = 0
-    for i, value in enumerate(curve):
-        run = run + 1 if value >= threshold else 0
-        if run == patience:
-            return int(steps[i - patience + 1])
-    return None
-
-
-def forgetting_index(decoded_spurious: Any) -> float | None:
-    """How much of the cue's decodability is gone at the end: 1 - last / largest; None if it never was decodable.
-
-    Args:
-        decoded_spurious: Correlations `2 accuracy - 1` over training, in order.
-
-    Example:
-        >>> forgetting_index([0.1, 0.8, 0.4])
-        0.5
-    """
-    curve = _curve(decoded_spurious)
-    if len(curve) == 0 or curve.max() <= 0:
-        return None
-    return float(1 - curve[-1] / curve.max())
-
-
-def reliance_index(core_correlation: float, spurious_correlation: float) -> float | None:
-    """The cue's part of what the predictions go with: spurious / (|core| + |spurious|); None if both are 0.
-
-    Correlations of predictions with class and cue on rows where the two are independent.
-
-    Example:
-        >>> reliance_index(0.3, 0.9)
-        0.75
-    """
-    total = abs(core_correlation) + abs(spurious_correlation)
-    return round(spurious_correlation / total, 15) if total > 0 else None
 
 
 class _Reading(NamedTuple):
@@ -303,40 +240,3 @@ def _present(ids: Tensor, name: str) -> Tensor:
     classes, place, counts = ids.cpu().unique(return_inverse=True, return_counts=True)
     require_classes(counts, [str(c) for c in classes.tolist()], name)
     return place
-
-
-def _features(representation: Any, batch: Batch, name: str) -> Tensor:
-    """`(n, d)` float64 on the CPU."""
-    if callable(representation) and not isinstance(representation, Tensor):
-        representation = _called(representation, batch.x)
-    x = as_tensor(representation, name).detach().cpu()
-    x = x[:, None] if x.ndim == 1 else x
-    if x.ndim != 2 or x.shape[1] == 0:
-        raise ValueError(
-            f"`{name}` has shape {tuple(x.shape)}; (n, d) is needed: pool maps and sequences, as x.mean((2, 3)) does."
-        )
-    require_rows(x, batch.y, name)
-    require_finite(x, name)
-    return x.double()
-
-
-def _called(representation: Callable[[Tensor], Any], x: Tensor, rows: int = 1024) -> Tensor:
-    """The representation of `x` by chunks, without gradients; a module is put in eval mode and back."""
-    modes = [(m, m.training) for m in representation.modules()] if isinstance(representation, nn.Module) else []
-    try:
-        for module, _ in modes:
-            module.training = False
-        with torch.no_grad():
-            return torch.cat([as_tensor(representation(part), "representation") for part in x.split(rows)])
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _curve(values: Any) -> np.ndarray:
-    curve = np.asarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values, dtype=float)
-    if curve.ndim != 1 or np.isnan(curve).any():
-        raise ValueError(
-            f"`values` has shape {curve.shape} and {int(np.isnan(curve).sum())} NaN; one number per step is needed."
-        )
-    return curve

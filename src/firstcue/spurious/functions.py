@@ -9,16 +9,16 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from firstcue._checks import as_tensor
-from firstcue.spurious.packed import MOST_BITS, Words, count_negative, low_bits, running_products, signs_of, words_of
-
-Ties = Literal["plus", "minus", "random", "odd-only"]
+from firstcue.spurious import evaluating
+from firstcue.spurious.evaluating import Ties
+from firstcue.spurious.packed import MOST_BITS, Words, low_bits, words_of
 
 MOST_TABLE_BITS = 20
 """Largest number of coordinates of which all sign patterns are enumerated."""
@@ -108,7 +108,7 @@ def parity(degree: int, *, size: int | None = None) -> BooleanFunction:
     """
     size = _block_size(degree, size, least=0)
     return BooleanFunction(
-        f"parity of {degree}", size, degree, partial(_parity, mask=low_bits(degree)), 1 if degree else None
+        f"parity of {degree}", size, degree, partial(evaluating.parity, mask=low_bits(degree)), 1 if degree else None
     )
 
 
@@ -149,7 +149,7 @@ def staircase(degree: int, *, ties: Ties | None = None, size: int | None = None)
             stacklevel=2,
         )
     rule = ties or "plus"
-    negative = partial(_staircase, degree=degree, ties=rule)
+    negative = partial(evaluating.staircase, degree=degree, ties=rule)
     suffix = f", ties {rule}" if even else ""
     unbiased = not even or rule == "random"
     return BooleanFunction(f"staircase of {degree}{suffix}", size, degree, negative, 1 if unbiased else None)
@@ -173,7 +173,7 @@ def majority(degree: int, *, size: int | None = None) -> BooleanFunction:
     if degree % 2 == 0:
         raise ValueError(f"a majority of {degree} votes can tie; take an odd number.")
     mask = low_bits(degree)
-    return BooleanFunction(f"majority of {degree}", size, degree, partial(_majority, mask=mask), int(mask))
+    return BooleanFunction(f"majority of {degree}", size, degree, partial(evaluating.majority, mask=mask), int(mask))
 
 
 def truth_table(values: Any, *, size: int | None = None, name: str = "table") -> BooleanFunction:
@@ -200,7 +200,7 @@ def truth_table(values: Any, *, size: int | None = None, name: str = "table") ->
         )
     if not np.isin(table, (-1, 1)).all():
         raise ValueError("`values` holds other numbers than +1 and -1. Map bits b to 1 - 2 b.")
-    return BooleanFunction(name, _block_size(arity, size, 0), arity, partial(_table, negatives=table < 0))
+    return BooleanFunction(name, _block_size(arity, size, 0), arity, partial(evaluating.table, negatives=table < 0))
 
 
 def polynomial_threshold(
@@ -229,7 +229,7 @@ def polynomial_threshold(
     if any(subset and subset[0] < 0 for subset in sets):
         raise ValueError("coordinates are counted from 0; a negative one was found.")
     masks = np.array([sum(1 << i for i in subset) for subset in sets], dtype=np.uint64)
-    negative = partial(_threshold, masks=masks, weights=factors)
+    negative = partial(evaluating.threshold, masks=masks, weights=factors)
     return BooleanFunction(f"threshold of {len(sets)} parities", _block_size(last + 1, size, 0), last + 1, negative)
 
 
@@ -296,7 +296,7 @@ def boolean_function(function: Callable[[Tensor], Any], size: int, *, name: str 
     """
     size = _block_size(size, None)
     called = name or str(getattr(function, "__name__", type(function).__name__))
-    return BooleanFunction(called, size, size, partial(_called, function=function, size=size, name=called))
+    return BooleanFunction(called, size, size, partial(evaluating.called, function=function, size=size, name=called))
 
 
 def _block_size(arity: int, size: int | None, least: int = 1) -> int:
@@ -307,55 +307,3 @@ def _block_size(arity: int, size: int | None, least: int = 1) -> int:
             f"of {size}. More irrelevant coordinates are made by `noise`."
         )
     return size
-
-
-def _parity(words: Words, mask: np.uint64) -> np.ndarray:
-    return (count_negative(words, mask) & 1).astype(bool)
-
-
-def _majority(words: Words, mask: np.uint64) -> np.ndarray:
-    return 2 * count_negative(words, mask) > int(mask).bit_count()
-
-
-def _staircase(words: Words, degree: int, ties: Ties) -> np.ndarray:
-    products = running_products(words, degree) & low_bits(degree)
-    twice = 2 * np.bitwise_count(products)
-    if degree % 2:
-        return twice > degree
-    if ties != "random":
-        return twice > degree if ties == "plus" else twice >= degree
-    return (twice > degree) | ((twice == degree) & _fair(products, low_bits(degree)))
-
-
-def _fair(products: Words, mask: np.uint64) -> np.ndarray:
-    """A fixed choice, opposite for opposite patterns: a mixed-up bit of the one whose first sign is +1, times that sign."""
-    first = (products & np.uint64(1)).astype(bool)
-    mixed = np.where(first, products ^ mask, products)
-    for shift, factor in ((33, 0xFF51AFD7ED558CCD), (33, 0xC4CEB9FE1A85EC53)):  # the finaliser of MurmurHash3
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return (mixed >> np.uint64(63)).astype(bool) ^ first
-
-
-def _table(words: Words, negatives: np.ndarray) -> np.ndarray:
-    return negatives[words & np.uint64(len(negatives) - 1)]
-
-
-def _threshold(words: Words, masks: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    total = np.zeros(len(words))
-    for mask, weight in zip(masks, weights, strict=True):
-        total += weight * (1.0 - 2.0 * (count_negative(words, mask) & 1))
-    return total < 0
-
-
-def _called(words: Words, function: Callable[[Tensor], Any], size: int, name: str) -> np.ndarray:
-    values = as_tensor(function(torch.from_numpy(signs_of(words, size))), name).detach().cpu().numpy()
-    if values.shape != (len(words),) or not np.isin(values, (-1, 1)).all():
-        raise ValueError(
-            f"{name} has to return one sign, +1 or -1, per row; for {len(words)} rows it returned shape {values.shape}"
-            + (
-                f" with values such as {values[~np.isin(values, (-1, 1))][0]}."
-                if values.shape == (len(words),)
-                else "."
-            )
-        )
-    return values < 0

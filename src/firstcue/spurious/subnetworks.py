@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from firstcue._checks import as_tensor
 from firstcue.batch import Batch
 from firstcue.spurious.boolean import Layout
-from firstcue.spurious.decode import _features
+from firstcue.spurious.representation import features_of
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def subnetworks_by_selectivity(
         >>> parts.core_neurons.tolist(), parts.spurious_neurons.tolist()
         ([0], [1])
     """
-    x = _features(representation, batch, "representation")
+    x = features_of(representation, batch, "representation")
     means, errors = _cells(x, batch)
     scale = errors.sum(dim=(0, 1)).sqrt()  # of a difference of two means of two groups each, up to the same factor
     by_class = (means[1] - means[0]).sum(dim=0).abs()

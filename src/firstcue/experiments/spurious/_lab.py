@@ -11,7 +11,7 @@ from firstcue.batch import Batch
 from firstcue.experiments.claims import Claim
 from firstcue.spurious.batched import BooleanRun, Dynamics
 from firstcue.spurious.boolean import boolean_data
-from firstcue.spurious.decode import convergence_time
+from firstcue.spurious.curves import convergence_time
 from firstcue.spurious.functions import BooleanFunction, parity, staircase
 
 THRESHOLD = 0.95

@@ -24,7 +24,8 @@ from firstcue.experiments.spurious._lab import (
 from firstcue.spurious.batched import train_boolean
 from firstcue.spurious.batched_metrics import decoded, used
 from firstcue.spurious.boolean import boolean_layout
-from firstcue.spurious.decode import convergence_time, decode, forgetting_index
+from firstcue.spurious.curves import convergence_time, forgetting_index
+from firstcue.spurious.decode import decode
 from firstcue.spurious.subnetworks import subnetworks
 from firstcue.spurious.two_layer import TwoLayers
 from firstcue.sweeps import Trial
