@@ -95,6 +95,7 @@ def accuracy_gap(
         ValueError: If shapes or ids do not fit.
 
     Example:
+        >>> from firstcue.spurious.association import association
         >>> y = torch.tensor([0, 1]).repeat(40); a = torch.tensor([0, 0, 1, 1]).repeat(20)
         >>> gap = accuracy_gap(association([0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 1, 0]), y == a, y, a)
         >>> round(gap.value, 6), gap.conflicting.accuracy
