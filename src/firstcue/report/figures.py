@@ -8,6 +8,7 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -114,6 +115,30 @@ def picture(
         sheet[top : top + height, left : left + width, :3] = tile[:height, :width]
         sheet[top : top + height, left : left + width, 3] = 255
     return Picture(title=title, caption=caption, alt=alt, png=_png(sheet), lead=lead, finding=finding)
+
+
+LEAST_HEIGHT = 84
+"""Pixels below which images are enlarged, so that small ones stay sharp."""
+
+
+def enlarged(images: Any, low: float | None = None, high: float | None = None) -> list[Any]:
+    """Images with values in [0, 1] whose pixels are repeated until they can be looked at.
+
+    Args:
+        images: `(n, channels, h, w)` tensor in any range.
+        low: Value that is black; the smallest of all when None.
+        high: Value that is white; the largest when None.
+
+    Example:
+        >>> import torch
+        >>> enlarged(torch.arange(8.0).reshape(1, 2, 2, 2))[0].shape
+        torch.Size([2, 84, 84])
+    """
+    low = float(images.min()) if low is None else low
+    high = float(images.max()) if high is None else high
+    scale = max(1, LEAST_HEIGHT // images.shape[2])
+    unit = ((images.float() - low) / max(high - low, 1e-12)).clamp(0, 1)
+    return list(unit.repeat_interleave(scale, dim=2).repeat_interleave(scale, dim=3))
 
 
 def _pixels(image: object) -> np.ndarray:
