@@ -73,7 +73,7 @@ def audit(
         tell("loading the model", 0.0)
         network = load_model(model, weights)
         tell("reading the data", 0.0)
-        rows, unseen = read_rows(data, attribute, label), read_rows(held_out, attribute, label)
+        rows, unseen = (read_rows(part, attribute, label, network) for part in (data, held_out))
         report = audit_model(
             network,
             rows,

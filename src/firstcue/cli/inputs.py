@@ -8,6 +8,8 @@ import typer
 if TYPE_CHECKING:  # torch is not loaded for `--help`
     from firstcue.batch import Batch
 
+TABLES = (".csv", ".tsv", ".parquet", ".pq")
+
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="module:factory, or a folder written by `firstcue fix`.")]
 Data = Annotated[
     str,
@@ -28,14 +30,18 @@ Label = Annotated[
 ]
 
 
-def read_rows(source: str | None, attributes: list[str] | None, label: str | None) -> Any:
-    """The rows that DATA names; None stays None.
+def read_rows(source: str | None, attributes: list[str] | None, label: str | None, model: Any = None) -> Any:
+    """The rows that DATA names; None stays None. A model that was fitted on names gets tables with all their columns.
 
     Raises:
         ValueError: If there is no such data, or it is damaged.
     """
     if source is None:
         return None
+    if getattr(model, "names", None) is not None and Path(source).suffix.lower() in TABLES and Path(source).is_file():
+        from firstcue.auditing.accepting import read_table
+
+        return read_table(source, label, attributes or ())
     from firstcue.data import read
 
     batch: Batch = read(source, label=label, attributes=attributes or ())

@@ -203,7 +203,7 @@ def _repair(
         network = load_model(model, weights)
         own = _as_arguments(own, model, weights)
         tell("reading the data", 0.1)
-        rows, unseen = read_rows(data, attribute, label), read_rows(held_out, attribute, label)
+        rows, unseen = (read_rows(part, attribute, label, network) for part in (data, held_out))
         tell("repairing the model", 0.2)
         fixed = fix(
             network,

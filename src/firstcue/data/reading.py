@@ -13,9 +13,11 @@ from firstcue.data.cifar import is_cifar_file, is_cifar_folder, read_cifar, read
 from firstcue.data.cifar100 import is_cifar100_folder, read_cifar100
 from firstcue.data.files import existing
 from firstcue.data.folders import read_image_folder
+from firstcue.data.frames import read_frame
 from firstcue.data.idx import is_idx_folder, labels_beside, read_idx, read_idx_pair
 from firstcue.data.metadata import is_metadata_folder, read_metadata_folder
 from firstcue.data.tables import read_csv, read_parquet
+from firstcue.integrations.frames import is_frame
 
 FORMS = (
     ".npz, X.npy,Y.npy, .csv, .parquet, a folder of images with labels.csv or one subfolder per class, a folder of IDX "
@@ -24,7 +26,7 @@ FORMS = (
 )
 
 
-def read(source: str | Path, *, y: Any = None, label: str | None = None, attributes: Sequence[str] = ()) -> Batch:
+def read(source: Any, *, y: Any = None, label: str | None = None, attributes: Sequence[str] = ()) -> Batch:
     """A batch from a file, a folder, the user's own loader, or a built-in data set.
 
     Images of 8 bits become float32 in [0, 1]; arrays of two axes keep their dtype; features of tables become float32.
@@ -33,8 +35,9 @@ def read(source: str | Path, *, y: Any = None, label: str | None = None, attribu
 
     Args:
         source: `.npz` (keys x, y, every other 1-D array of that length a column), `X.npy,Y.npy`, `.csv` or `.parquet`, folder,
-            `module:loader` (a function in the current folder, called without arguments) or `builtin:NAME`.
-        y: Labels, or the `.npy` file of the labels, when `source` is a single `.npy` file.
+            `module:loader` (a function in the current folder, called without arguments) or `builtin:NAME`; or a table of pandas
+            or Polars.
+        y: Labels of a table that has none; or those of a single `.npy` file, or the file that holds them.
         label: Column of a table or of labels.csv that holds the label; `y` or `label` when absent.
         attributes: Numeric columns of a table that are attributes rather than features.
 
@@ -46,6 +49,8 @@ def read(source: str | Path, *, y: Any = None, label: str | None = None, attribu
         >>> read("builtin:dominoes/0.95/test").cue
         'top digit'
     """
+    if is_frame(source):
+        return read_frame(source, y=y, label=label, attributes=attributes)
     name = str(source)
     if name.startswith("builtin:"):
         return read_builtin(name.removeprefix("builtin:"))
