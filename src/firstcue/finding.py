@@ -126,20 +126,32 @@ class Moment(Value):
     ci_high: float | None = None
 
 
+Basis = Literal["measured", "predicted", "not predicted", "not tried"]
+
+
 class Remedy(Value):
-    """What one repair does to held-out rows used neither to fit nor to choose it."""
+    """What one repair does, or may do, to held-out rows used neither to fit nor to choose it."""
 
     name: str
+    basis: Basis = Field(
+        default="measured",
+        description="measured: of the repaired model itself; predicted: of a rehearsal on the last layer, which is no "
+        "promise; else there are no numbers, and `note` says why",
+    )
     worst_group: float | None = None
     ci_low: float | None = Field(default=None, description="of worst_group")
     ci_high: float | None = None
     overall: float | None = None
     group_average: float | None = None
     n: int | None = None
+    gain: Interval | None = Field(
+        default=None, description="of the worst group, on the same rows; baseline_kind says over what"
+    )
     relies: Interval | None = Field(
         None, description="what is left of the reliance on the cue: by edit where the input can be edited, else the gap"
     )
     needs_group_labels: bool
+    needs: tuple[str, ...] = Field(default=(), description="labels that it uses beyond the classes")
     seconds: float | None = None
     selected: bool = False
     note: str = ""
@@ -165,6 +177,9 @@ class Environment(Value):
     seed: int | None = None
     device: str = "cpu"
     command: str = ""
+    effort: str = Field(default="", description="fast, default or thorough")
+    seconds: float | None = Field(default=None, description="that the work took")
+    seconds_expected: float | None = Field(default=None, description="that were foretold before it")
 
 
 class Report(Value):
@@ -218,12 +233,16 @@ class Report(Value):
             Path(path).write_text(text + "\n", encoding="utf-8")
         return text
 
-    def save_html(self, path: str | Path) -> Path:
-        """Write one self-contained page that makes no request."""
+    def save_html(self, path: str | Path, *, interactive: bool = False) -> Path:
+        """Write one self-contained page that makes no request; `interactive` inlines scripts (extra `interactive`).
+
+        Raises:
+            MissingExtra: Interactive, without that extra.
+        """
         from firstcue.report.html import page
 
         target = Path(path)
-        target.write_text(page(self), encoding="utf-8")
+        target.write_text(page(self, interactive=interactive), encoding="utf-8")
         return target
 
     def to_junit(self, path: str | Path | None = None) -> str:

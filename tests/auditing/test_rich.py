@@ -8,6 +8,7 @@ import firstcue as fc
 from firstcue.auditing.lenses import look
 from firstcue.auditing.rich import directions_for, measure_richness, richness_findings, richness_summary
 from firstcue.auditing.subject import Subject
+from firstcue.auditing.untrained import Untrained, look_untrained
 from firstcue.batch import Batch
 from firstcue.layers import features_and_outputs, find_head
 from firstcue.training.loop import minibatches
@@ -33,7 +34,15 @@ def measured():
     fc.train(model, minibatches(data, 64, epochs=40), optimizer)
     head = find_head(model, data.x)
     features, logits = features_and_outputs(model, data.x, head=head)
-    return measure_richness(model, Subject(logits, features, head), data, data, "penultimate", seed=0, batch_size=512)
+    every = torch.arange(len(data))
+    fresh = look_untrained(model, data.x, every, every[:0], (), seed=0, batch_size=512)
+    return richness_of(Subject(logits, features, head), data, fresh)
+
+
+def richness_of(subject: Subject, data: Batch, fresh: Untrained | None = None):
+    """Richness on all rows; the lazy twin, where the network has a beginning, is fitted on them too."""
+    every = torch.arange(len(data))
+    return measure_richness(fresh, subject, data, data, "penultimate", every, seed=0, batch_size=512)
 
 
 def test_a_network_that_had_to_learn_features_is_richer_than_its_start_and_its_lazy_twin(measured):
@@ -56,7 +65,7 @@ def test_embeddings_have_no_beginning_to_be_compared_with():
     data, model = rows(), network()
     head = find_head(model, data.x)
     features, logits = features_and_outputs(model, data.x, head=head)
-    found = measure_richness(None, Subject(logits, features, head), None, data, "embeddings", seed=0, batch_size=512)
+    found = richness_of(Subject(logits, features, head), data)
     assert found.untrained is None
     assert richness_findings(found)[0].baseline is None
 
@@ -65,7 +74,7 @@ def test_constant_features_are_named_instead_of_measured():
     data = rows(50)
     head = find_head(network(), data.x)
     subject = Subject(torch.zeros(50, 2), torch.ones(50, 64), head)
-    found = measure_richness(None, subject, None, data, "embeddings", seed=0, batch_size=512)
+    found = richness_of(subject, data)
     said = richness_findings(found)
     assert "could not be measured" in said[0].meaning
     assert said[0].value is None
@@ -73,7 +82,7 @@ def test_constant_features_are_named_instead_of_measured():
 
 def test_without_a_head_nothing_is_said():
     data = rows(50)
-    assert measure_richness(None, Subject(torch.zeros(50, 2)), None, data, "x", seed=0, batch_size=512) is None
+    assert richness_of(Subject(torch.zeros(50, 2)), data) is None
 
 
 def test_half_of_a_curve_is_reached_at_its_first_such_entry():

@@ -13,17 +13,16 @@ from torch.nn.functional import cross_entropy
 from firstcue._progress import Progress, silent
 from firstcue.agreement.coherence import Agreement, measure_agreement
 from firstcue.agreement.consistency import Consistency, inconsistency, losses_of
+from firstcue.auditing.charted import histogram
+from firstcue.auditing.effort import DEFAULT
 from firstcue.batch import Batch
 from firstcue.finding import Finding
 from firstcue.forward import one_tensor
 from firstcue.layers import Head
 
-MAX_ROWS = 250
-"""Rows of each group whose gradients are taken."""
 MAX_GROUPS = 8
 """Groups that are compared, the largest first."""
 LEAST_ROWS = 20
-RESAMPLES = 6
 LEVELS = (0.1, 0.3)
 """Of the consistency score: how far a group's loss may move, as shares of the mean loss."""
 SOURCE = "Learning explanations that are hard to vary (Parascandolo et al. 2020, arXiv 2009.00329)"
@@ -47,7 +46,15 @@ class Agreed:
 
 
 def measure_groups(
-    model: nn.Module, rows: Batch, features: Tensor | None, head: Head | None, seed: int, progress: Progress = silent
+    model: nn.Module,
+    rows: Batch,
+    features: Tensor | None,
+    head: Head | None,
+    seed: int,
+    progress: Progress = silent,
+    *,
+    most: int = DEFAULT.gradient_rows,
+    draws: int = DEFAULT.gradient_draws,
 ) -> Agreed | None:
     """Compare the gradients of the groups; None where fewer than two of them have rows.
 
@@ -58,8 +65,10 @@ def measure_groups(
         head: The last layer.
         seed: Of resampling and random groups.
         progress: Told the fraction done.
+        most: Rows of each group whose gradients are taken.
+        draws: Times that rows are drawn again for the intervals.
     """
-    chosen = _chosen(rows, seed)
+    chosen = _chosen(rows, most, seed)
     if chosen is None:
         return None
     part = rows.rows(chosen)
@@ -67,7 +76,7 @@ def measure_groups(
     groups = [rows.values[v] for v in part.attribute.tolist()]
     progress("comparing gradients of groups", 0.0)
     whole = measure_agreement(model, row_loss, (part.x, part.y), groups, seed=seed)
-    drawn = [_resampled(model, part, seed + i) for i in range(RESAMPLES)]
+    drawn = [_resampled(model, part, seed + i) for i in range(draws)]
     deviations = {
         name: _deviation([getattr(a, name) for a in drawn]) for name in ("kept", "only_one_group", "alignment")
     }
@@ -89,8 +98,8 @@ def row_loss(outputs: Any, y: Tensor) -> Tensor:
     return cross_entropy(logits, y)
 
 
-def _chosen(rows: Batch, seed: int) -> Tensor | None:
-    """Ids of at most `MAX_ROWS` rows of each of the largest groups."""
+def _chosen(rows: Batch, most: int, seed: int) -> Tensor | None:
+    """Ids of at most so many rows of each of the largest groups."""
     assert rows.attribute is not None
     counts = torch.bincount(rows.attribute)
     groups = [g for g in counts.argsort(descending=True, stable=True)[:MAX_GROUPS].tolist() if counts[g] >= LEAST_ROWS]
@@ -98,7 +107,7 @@ def _chosen(rows: Batch, seed: int) -> Tensor | None:
         return None
     generator = torch.Generator().manual_seed(seed)
     members = [(rows.attribute == g).nonzero()[:, 0] for g in groups]
-    return torch.cat([m[torch.randperm(len(m), generator=generator)[:MAX_ROWS]] for m in members]).sort().values
+    return torch.cat([m[torch.randperm(len(m), generator=generator)[:most]] for m in members]).sort().values
 
 
 def _resampled(model: nn.Module, part: Batch, seed: int) -> Agreement:
@@ -249,6 +258,7 @@ def agreement_summary(found: Agreed) -> dict[str, Any]:
         "expected_of_random_signs": whole.expected,
         "inconsistency": None if found.score is None else float(np.atleast_1d(found.score.normalised)[-1]),
         "n": sum(whole.sizes),
+        "histogram": histogram(whole),
     }
 
 

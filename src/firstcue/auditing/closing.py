@@ -32,6 +32,9 @@ def close(
     seed: int,
     device: str,
     command: str,
+    effort: str,
+    expected: float,
+    seconds: float,
 ) -> Report:
     """The report; `described` holds what lenses found beside the verdict, `given` says whether an attribute was named."""
     verdict = overall_verdict([f for f in findings if f.judges])
@@ -44,12 +47,20 @@ def close(
         timeline=learned.timeline if learned else (),
         remedies=remedies,
         pictures=(*pictures, *(shown for lens in described.values() for shown in lens.pictures)),
-        notes=(*notes, *(lens.note for lens in described.values() if lens.note)),
+        notes=tuple(note for note in (*notes, *(lens.note for lens in described.values())) if note),
         richness=described["richness"].summary if "richness" in described else None,
         agreement=described["agreement"].summary if "agreement" in described else None,
         simplicity=described["simplicity"].summary if "simplicity" in described else None,
         limits=LIMITS,
-        environment=Environment(versions=versions(), seed=seed, device=device, command=command),
+        environment=Environment(
+            versions=versions(),
+            seed=seed,
+            device=device,
+            command=command,
+            effort=effort,
+            seconds=seconds,
+            seconds_expected=expected,
+        ),
     )
 
 

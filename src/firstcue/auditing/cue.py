@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from firstcue.auditing.decodability import as_interval
-from firstcue.auditing.edited import MAX_ROWS, correct_by_value, sources
+from firstcue.auditing.edited import MAX_ROWS, sources
 from firstcue.auditing.erased import FOLDS, Erasure, erase_across_folds, erasure_effect
 from firstcue.auditing.splits import some_rows, stratified_folds
 from firstcue.auditing.subject import Subject
@@ -13,8 +13,9 @@ from firstcue.auditing.verdict import Evidence, judge
 from firstcue.batch import Batch
 from firstcue.finding import Finding, Interval
 from firstcue.probes import ProbeResult
+from firstcue.spurious.association import Association, association
 from firstcue.spurious.intervals import holm
-from firstcue.spurious.reliance import Association, Gap, Reliance, accuracy_gap, association, edit_reliance
+from firstcue.spurious.reliance import Gap, Reliance, accuracy_gap, edit_reliance
 
 SOURCE = "Verdict by intervention; LEACE (Belrose et al. 2023, arXiv 2306.03819) with group-balanced moments"
 
@@ -64,11 +65,11 @@ def measure_cue(train: Batch, held: Batch, subject: Subject, *, seed: int, draws
 
 
 def _reliance(found: Association, held: Batch, subject: Subject, seed: int) -> Reliance | None:
-    if held.edit is None or subject.predict is None:
-        return None
     rows = some_rows(len(held), MAX_ROWS, seed)
-    right = correct_by_value(subject.predict, held, rows)
-    return edit_reliance(found.r, right, held.y[rows], clusters=sources(held, rows), seed=seed)
+    right = subject.right_by_value(held, rows)
+    return (
+        None if right is None else edit_reliance(found.r, right, held.y[rows], clusters=sources(held, rows), seed=seed)
+    )
 
 
 def measure_jointly(measured: list[Measured], subject: Subject, seed: int) -> list[Measured]:

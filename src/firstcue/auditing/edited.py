@@ -37,10 +37,15 @@ def edited_inputs(held: Batch, rows: Tensor) -> Iterator[Tensor]:
         ValueError: If the editor raises, or changes the shape of the inputs.
     """
     for value in range(held.num_values):
-        yield _edited(held, held.x[rows], value)
+        yield edited_input(held, held.x[rows], value)
 
 
-def _edited(held: Batch, x: Tensor, value: int) -> Tensor:
+def edited_input(held: Batch, x: Tensor, value: int) -> Tensor:
+    """Inputs with the cue of every row set to one value.
+
+    Raises:
+        ValueError: If the editor raises, or changes the shape of the inputs.
+    """
     assert held.edit is not None
     try:
         edited = held.edit(x.clone(), value)

@@ -1,7 +1,9 @@
 """`audit_embeddings`: what can be said from arrays alone, and no more than that."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,17 +13,21 @@ from torch.nn.functional import one_hot
 from firstcue._checks import as_tensor, require_finite, require_rows
 from firstcue._progress import Progress, silent, within
 from firstcue.auditing import remedies as repair
+from firstcue.auditing.attempt import attempt
 from firstcue.auditing.closing import close
-from firstcue.auditing.cue import Measured, findings, measure_cue, measure_jointly, widest
-from firstcue.auditing.decodability import KINDS, decodability_finding
+from firstcue.auditing.cue import Measured, findings, measure_cue, measure_jointly
+from firstcue.auditing.decodability import decodability_finding
+from firstcue.auditing.effort import Effort, effort_of
+from firstcue.auditing.forecast import forecast_embeddings, unsaid
 from firstcue.auditing.lenses import of_embeddings
 from firstcue.auditing.prepare import Prepared, prepare
 from firstcue.auditing.splits import stratified_folds
+from firstcue.auditing.stages import Judged, primary, unmeasured
 from firstcue.auditing.subject import Subject, linear_readout
 from firstcue.auditing.suspects import inferred_findings
 from firstcue.auditing.tables import group_table
 from firstcue.batch import Batch, as_batch
-from firstcue.finding import Remedy, Report
+from firstcue.finding import Finding, Remedy, Report
 from firstcue.moments import Moments
 from firstcue.probes import ProbeResult, held_out_accuracy
 from firstcue.probes.closed_form import linear_from_means
@@ -41,9 +47,11 @@ def audit_embeddings(
     held_out: Any = None,
     *,
     remedies: Sequence[str] | None = None,
+    effort: str = "default",
     seed: int = 0,
     command: str = "",
     progress: Progress = silent,
+    announce: Callable[[str], None] = unsaid,
 ) -> Report:
     """Audit embeddings: is the cue encoded, is it associated with the label, and does a linear read-out rely on it?
 
@@ -57,10 +65,12 @@ def audit_embeddings(
         attribute: The cue: an array `(n,)`, or a mapping from names to arrays.
         outputs: `(n, K)` logits of the model on the same rows.
         held_out: `(x, y, attribute[, outputs])` of unseen rows (attribute None when there is none).
-        remedies: Names of the remedies to try; all that apply when None and outputs are given; an empty sequence tries none.
+        remedies: Names of the remedies to try; those that apply when None and outputs are given; an empty sequence tries none.
+        effort: "fast", "default" or "thorough", as in `audit`.
         seed: Of every split and shuffle.
         command: Shell command to print under "how to run it again".
         progress: Told the stage and the fraction done.
+        announce: Told once, before the work, what will be done and about how long it will take here.
 
     Returns:
         A frozen report.
@@ -73,36 +83,65 @@ def audit_embeddings(
         >>> audit_embeddings(x, torch.arange(400) % 2, attribute=torch.arange(400) // 2 % 2).verdict
         'no shortcut found'
     """
+    clock, much = time.perf_counter(), effort_of(effort)
+    for name in remedies or ():
+        repair.find(name)
     progress("reading embeddings", 0.0)
     material = _material(x, y, attribute, outputs, held_out, seed)
     data, subject = material.data, material.subject
-    cued = [data.with_cue(cue) for cue in data.cues]
-    measured: list[Measured] = []
-    for i, (train, held) in enumerate(cued):
-        progress(f"erasing {held.cue}" if subject.own else f"measuring {held.cue}", 0.1 + 0.3 * i / len(cued))
-        measured.append(measure_cue(train, held, subject, seed=seed, draws=max(199, 40 * len(cued))))
-    measured = measure_jointly(measured, subject, seed)
-    train, held = data.with_cue(max(measured, key=widest).cue) if measured else (data.train, data.held)
-    probes = _probes(data, held, seed, within(progress, 0.4, 0.75))
-    encoded = {cue: probes[cue, "linear"] for cue in data.cues}
-    said = findings(measured, encoded, subject, LAYER)
-    if not measured:
-        said += inferred_findings(held, subject, None, seed)
-    tried = _remedies(remedies, subject, held, seed, progress)
-    decodable = [decodability_finding(LAYER, cue, p, None, held) for (cue, _), p in probes.items()]
+    expected = forecast_embeddings(data, subject, much, remedies)
+    announce(expected.sentence)
+    judged = _judged(data, subject, much, seed, within(progress, 0.0, 0.75))
+    held = judged.held
+    lenses = of_embeddings(subject, held, LAYER, much, seed, within(progress, 0.75, 0.8))
+    tried, untried = attempt(
+        "trying remedies",
+        lambda: _remedies(much.remedies if remedies is None else remedies, subject, held, seed, progress),
+        (),
+    )
     return close(
-        [*said, *decodable],
-        described=of_embeddings(subject, held, LAYER, seed, within(progress, 0.75, 0.8)),
-        given=bool(measured),
-        groups=group_table(subject.decisions, held, train, data.split),
+        judged.findings,
+        described=lenses,
+        given=bool(data.cues),
+        groups=group_table(subject.decisions, held, judged.train, data.split),
         learned=None,
         remedies=tried,
         pictures=(),
-        notes=(*data.notes, *material.notes),
+        notes=(*data.notes, *material.notes, *judged.notes, untried),
         seed=seed,
         device="cpu",
         command=command,
+        effort=effort,
+        expected=expected.seconds,
+        seconds=time.perf_counter() - clock,
     )
+
+
+def _judged(data: Prepared, subject: Subject, effort: Effort, seed: int, progress: Progress) -> Judged:
+    """The verdict on every cue, what probes read, and the rows by the cue with the largest gap."""
+    cued = [data.with_cue(cue) for cue in data.cues]
+    draws = max(effort.draws, effort.draws_per_cue * len(cued))
+    measured: list[Measured] = []
+    failed: list[Finding] = []
+    for i, (train, held) in enumerate(cued):
+        progress(f"erasing {held.cue}" if subject.own else f"measuring {held.cue}", 0.1 + 0.4 * i / len(cued))
+        one, note = attempt(
+            f"measuring {held.cue}", partial(measure_cue, train, held, subject, seed=seed, draws=draws), None
+        )
+        measured += [] if one is None else [one]
+        failed += [unmeasured(held.cue, note)] if one is None else []
+    joint, alone = attempt("measuring cues together", lambda: measure_jointly(measured, subject, seed), measured)
+    train, held = data.with_cue(primary(measured, data)) if data.cues else (data.train, data.held)
+    probes, unread = attempt(
+        "probing embeddings", lambda: _probes(data, held, effort, seed, within(progress, 0.5, 1.0)), {}
+    )
+    encoded = {cue: probes[cue, "linear"] for cue in data.cues if (cue, "linear") in probes}
+    said = [*findings(joint, encoded, subject, LAYER), *failed]
+    clusters, unclustered = attempt(
+        "looking for a cue in the errors", lambda: [] if data.cues else inferred_findings(held, subject, None, seed), []
+    )
+    decodable = [decodability_finding(LAYER, cue, p, None, held) for (cue, _), p in probes.items()]
+    return Judged((*said, *clusters, *decodable), train, held, (alone, unread, unclustered))
 
 
 @dataclass(frozen=True)
@@ -210,13 +249,15 @@ def _num_classes(batch: Batch, unseen: Any) -> int:
     )
 
 
-def _probes(data: Prepared, held: Batch, seed: int, progress: Progress) -> dict[tuple[str, str], ProbeResult]:
+def _probes(
+    data: Prepared, held: Batch, effort: Effort, seed: int, progress: Progress
+) -> dict[tuple[str, str], ProbeResult]:
     targets = {"class": held.y} | {cue: data.with_cue(cue)[1].attribute for cue in data.cues}
     found: dict[tuple[str, str], ProbeResult] = {}
     for cue, z in targets.items():
-        for kind in KINDS:
+        for kind in effort.probes:
             found[cue, kind] = held_out_accuracy(kind, held.x, z, seed=seed)
-            progress("probing embeddings", len(found) / len(targets) / len(KINDS))
+            progress("probing embeddings", len(found) / len(targets) / len(effort.probes))
     return found
 
 

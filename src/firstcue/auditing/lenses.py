@@ -1,15 +1,18 @@
 """Lenses that describe the model beside the verdict: each adds findings and a part of the report, and none can lose it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from firstcue._progress import Progress, within
-from firstcue.auditing.agreed import MAX_ROWS, agreement_findings, agreement_summary, measure_groups
+from firstcue.auditing.agreed import agreement_findings, agreement_summary, measure_groups
+from firstcue.auditing.attempt import attempt
+from firstcue.auditing.effort import DEFAULT, Effort
 from firstcue.auditing.ladder import climb
 from firstcue.auditing.rich import measure_richness, richness_findings, richness_summary
+from firstcue.auditing.running import Run
 from firstcue.auditing.simple import (
     measure_simplicity,
     simplicity_findings,
@@ -18,12 +21,12 @@ from firstcue.auditing.simple import (
 )
 from firstcue.auditing.splits import some_rows
 from firstcue.auditing.subject import Subject
+from firstcue.auditing.untrained import Untrained
 from firstcue.batch import Batch
 from firstcue.finding import Finding, Picture
-from firstcue.layers import features_and_outputs
 
-MOST_ROWS = 8 * MAX_ROWS
-"""Training rows among which those are chosen whose gradients are compared."""
+SHARE = 8
+"""Training rows among which those are chosen whose gradients are compared, for each row of a group."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +48,8 @@ def look(lens: str, measure: Callable[[], Described]) -> Described:
         >>> look("richness", lambda: Described(note=str(1 // 0))).note
         'The richness lens failed (ZeroDivisionError: integer division or modulo by zero); the rest of the report stands.'
     """
-    try:
-        return measure()
-    except Exception as error:  # whatever the user's model raises under hooks and gradients; the reader is told
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return Described(note=f"The {lens} lens failed ({said}); the rest of the report stands.")
+    found, note = attempt(f"the {lens} lens", measure, Described())
+    return replace(found, note=note) if note else found
 
 
 def orders(subject: Subject, held: Batch, layer: str, seed: int, progress: Progress) -> Described:
@@ -58,60 +58,90 @@ def orders(subject: Subject, held: Batch, layer: str, seed: int, progress: Progr
     return Described() if features is None else Described(tuple(climb(features, held, layer, seed, progress)))
 
 
-def richness(
-    model: nn.Module | None, subject: Subject, train: Batch | None, held: Batch, layer: str, seed: int, batch_size: int
-) -> Described:
+def richness(run: Run, subject: Subject, fresh: Untrained | None, train: Batch, held: Batch, layer: str) -> Described:
     """How far training transformed the features, and where class and cue are among them."""
-    found = measure_richness(model, subject, train, held, layer, seed=seed, batch_size=batch_size)
+    rows = run.described(held)
+    found = measure_richness(fresh, subject, train, held, layer, rows, seed=run.seed, batch_size=run.batch_size)
     return Described() if found is None else Described(tuple(richness_findings(found)), richness_summary(found))
 
 
-def agreement(
-    model: nn.Module, subject: Subject, train: Batch, seed: int, batch_size: int, progress: Progress
-) -> Described:
+def agreement(run: Run, subject: Subject, train: Batch, progress: Progress) -> Described:
     """Whether the values of the cue want the same of the model."""
     if train.attribute is None:
         return Described()
-    rows = train.rows(some_rows(len(train), MOST_ROWS, seed))
-    features = None
-    if subject.head is not None:
-        features, _ = features_and_outputs(model, rows.x, batch_size=batch_size, head=subject.head)
-    found = measure_groups(model, rows, features, subject.head, seed, progress)
+    some = some_rows(len(train), SHARE * run.effort.gradient_rows, run.seed)
+    features = None if subject.head is None else run.trained_on(train, some, subject.head)
+    found = measure_groups(
+        run.model,
+        train.rows(some),
+        features,
+        subject.head,
+        run.seed,
+        progress,
+        most=run.effort.gradient_rows,
+        draws=run.effort.gradient_draws,
+    )
     return Described() if found is None else Described(tuple(agreement_findings(found)), agreement_summary(found))
 
 
-def simplicity(model: nn.Module, held: Batch, seed: int, progress: Progress) -> Described:
+def simplicity(model: nn.Module, held: Batch, seed: int, progress: Progress, effort: Effort = DEFAULT) -> Described:
     """How many bits inputs take, and what of them a few decisions need."""
-    found = measure_simplicity(model, held, seed, progress)
+    found = measure_simplicity(model, held, seed, progress, effort)
     if found is None:
         return Described()
-    return Described(
-        tuple(simplicity_findings(found)), simplicity_summary(found), found.note, simplicity_pictures(found)
-    )
+    pictures, note = attempt("drawing simplified inputs", lambda: simplicity_pictures(found), ())
+    notes = " ".join(text for text in (found.note, note) if text)
+    return Described(tuple(simplicity_findings(found)), simplicity_summary(found), notes, pictures)
 
 
 def of_model(
-    model: nn.Module,
+    run: Run,
     subject: Subject,
+    fresh: Untrained | None,
     train: Batch,
     held: Batch,
     layer: str,
-    seed: int,
-    batch_size: int,
     progress: Progress,
 ) -> dict[str, Described]:
-    """All lenses on a model, by name."""
-    progress("erasing step by step", 0.0)
-    order = look("order of statistics", lambda: orders(subject, held, layer, seed, within(progress, 0.0, 0.4)))
-    progress("measuring richness", 0.4)
-    rich = look("richness", lambda: richness(model, subject, train, held, layer, seed, batch_size))
-    agree = look("agreement", lambda: agreement(model, subject, train, seed, batch_size, within(progress, 0.6, 0.8)))
-    simple = look("simplicity", lambda: simplicity(model, held, seed, within(progress, 0.8, 1.0)))
-    return {"order": order, "richness": rich, "agreement": agree, "simplicity": simple}
+    """The lenses that the run's effort asks for, by name.
+
+    Args:
+        run: Of the audit.
+        subject: The model's answers on held-out rows.
+        fresh: The network with fresh weights.
+        train: Training rows.
+        held: Held-out rows.
+        layer: Where the features are, in words.
+        progress: Told the fraction done.
+    """
+    measures: dict[str, tuple[float, Callable[[Progress], Described]]] = {
+        "order of statistics": (0.4, lambda tell: orders(subject, held, layer, run.seed, tell)),
+        "richness": (0.6, lambda tell: richness(run, subject, fresh, train, held, layer)),
+        "agreement": (0.8, lambda tell: agreement(run, subject, train, tell)),
+        "simplicity": (1.0, lambda tell: simplicity(run.model, held, run.seed, tell, run.effort)),
+    }
+    found, began = {}, 0.0
+    for name, (end, measure) in measures.items():
+        if name in run.effort.lenses:
+            progress(f"measuring {name}", began)
+            tell = within(progress, began, end)
+            found[name] = look(name, lambda measure=measure, tell=tell: measure(tell))  # type: ignore[misc]
+        began = end
+    return found
 
 
-def of_embeddings(subject: Subject, held: Batch, layer: str, seed: int, progress: Progress) -> dict[str, Described]:
-    """The lenses that arrays alone allow."""
-    order = look("order of statistics", lambda: orders(subject, held, layer, seed, progress))
-    rich = look("richness", lambda: richness(None, subject, None, held, layer, seed, 512))
-    return {"order": order, "richness": rich}
+def of_embeddings(
+    subject: Subject, held: Batch, layer: str, effort: Effort, seed: int, progress: Progress
+) -> dict[str, Described]:
+    """The lenses that arrays alone allow, of those that the effort asks for."""
+    rows = some_rows(len(held), effort.described_rows, seed)
+
+    def rich() -> Described:
+        found = measure_richness(None, subject, None, held, layer, rows, seed=seed, batch_size=512)
+        return Described() if found is None else Described(tuple(richness_findings(found)), richness_summary(found))
+
+    measures: dict[str, Callable[[], Described]] = {
+        "order of statistics": lambda: orders(subject, held, layer, seed, progress),
+        "richness": rich,
+    }
+    return {name: look(name, measure) for name, measure in measures.items() if name in effort.lenses}

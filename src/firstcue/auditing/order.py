@@ -17,11 +17,14 @@ from firstcue.batch import Batch
 from firstcue.finding import Moment, Order
 from firstcue.layers import features_and_outputs, find_head, predict
 from firstcue.probes import held_out_accuracy
+from firstcue.spurious.association import Association
 from firstcue.spurious.metrics import group_metrics
-from firstcue.spurious.reliance import Association, accuracy_gap, edit_reliance
+from firstcue.spurious.reliance import accuracy_gap, edit_reliance
 from firstcue.training.checkpoints import load_checkpoints
 
 MAX_ROWS = 1000
+HEAD_ROWS = 32
+"""Rows by which the head of a checkpoint is found; it is verified on all that are measured."""
 
 State = Mapping[str, Tensor]
 
@@ -64,6 +67,7 @@ def course(
     held: Batch,
     found: Association | None,
     *,
+    clusters: bool = False,
     seed: int,
     batch_size: int,
     progress: Progress,
@@ -75,6 +79,7 @@ def course(
         checkpoints: `(step, state_dict)`, ascending.
         held: Held-out rows, with the cue as attribute if there is one.
         found: Association of the cue in training.
+        clusters: Whether the outputs of the earliest trained checkpoint are wanted on all held-out rows.
         seed: Of splits.
         batch_size: Rows per call.
         progress: Told the fraction done.
@@ -82,16 +87,31 @@ def course(
     Raises:
         ValueError: If a state does not fit the model.
     """
-    part, copied = held.rows(some_rows(len(held), MAX_ROWS, seed)), copy.deepcopy(model)
+    rows, copied = some_rows(len(held), MAX_ROWS, seed), copy.deepcopy(model)
+    part, every = held.rows(rows), torch.arange(len(held))
     timeline: list[Moment] = []
     first = None
     for i, (at, state) in enumerate(checkpoints):
         _load(copied, state, at)
-        timeline += _measure(copied, at, part, found, seed, batch_size)
-        if first is None and at > 0:
-            first = predict(copied, held.x, batch_size=batch_size)
+        whole = clusters and first is None and at > 0
+        x = held.x if whole else part.x
+        head = find_head(copied, x[:HEAD_ROWS])
+        features, logits = features_and_outputs(copied, x, batch_size=batch_size, head=head)
+        first, here = (logits, rows) if whole else (first, every[: len(rows)])
+        timeline += _measure(copied, at, part, features[here], logits[here], found, seed, batch_size)
         progress("following checkpoints", (i + 1) / len(checkpoints))
     return Course(tuple(timeline), _orders(timeline, part.cue if part.attribute is not None else None), first)
+
+
+def require_fitting(model: nn.Module, checkpoints: Sequence[tuple[int, State]]) -> None:
+    """Refuse checkpoints of another model, before any work.
+
+    Raises:
+        ValueError: If a state does not fit the model.
+    """
+    copied = copy.deepcopy(model)
+    for at, state in checkpoints:
+        _load(copied, state, at)
 
 
 def _load(model: nn.Module, state: State, at: int) -> None:
@@ -102,9 +122,15 @@ def _load(model: nn.Module, state: State, at: int) -> None:
 
 
 def _measure(
-    model: nn.Module, at: int, held: Batch, found: Association | None, seed: int, batch_size: int
+    model: nn.Module,
+    at: int,
+    held: Batch,
+    features: Tensor,
+    logits: Tensor,
+    found: Association | None,
+    seed: int,
+    batch_size: int,
 ) -> list[Moment]:
-    features, logits = features_and_outputs(model, held.x, batch_size=batch_size, head=find_head(model, held.x))
     correct, k = logits.argmax(dim=1) == held.y, held.num_classes
     metrics = group_metrics(held.y, logits.argmax(dim=1), held.groups())
     low, high = metrics.intervals["group_average"]

@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor
 
-from firstcue.auditing.decodability import untrained_copy
+from firstcue.auditing.charted import spectra
 from firstcue.auditing.splits import some_rows
 from firstcue.auditing.subject import Subject
+from firstcue.auditing.untrained import Untrained
 from firstcue.batch import Batch
 from firstcue.finding import Finding
-from firstcue.layers import features_and_outputs, find_head
 from firstcue.richness.low_rank import Richness, low_rank_measure
 from firstcue.richness.recipes import lazy_twin
 from firstcue.richness.spectrum import Spectrum, feature_spectrum
 
 REFERENCE = "softmax"
 """Cross-entropy never trains the mean output, which the raw reference would count as learned."""
-MAX_ROWS = 2000
+FITTED = 2000
+"""Training rows that the head of the lazy twin is fitted on."""
 BLOCKS = 10
 CHANGED = 0.05
 """Difference of D_LR below which nothing is said to have changed."""
@@ -43,11 +44,12 @@ class Rich:
 
 
 def measure_richness(
-    model: nn.Module | None,
+    fresh: Untrained | None,
     subject: Subject,
     train: Batch | None,
     held: Batch,
     layer: str,
+    rows: Tensor,
     *,
     seed: int,
     batch_size: int,
@@ -55,29 +57,19 @@ def measure_richness(
     """Richness on held-out rows; None where no head is known.
 
     Args:
-        model: The trained model; None for embeddings, which know no beginning.
-        subject: Its features and outputs on the held-out rows.
+        fresh: The network with fresh weights, run over those rows; None for embeddings, which know no beginning.
+        subject: The trained network's features and outputs on the held-out rows.
         train: Rows that the head of the lazy twin is fitted on.
         held: The held-out rows.
         layer: Where the features are, in words.
-        seed: Of the fresh weights and the choice of rows.
+        rows: Ids of the held-out rows that are measured, ascending.
+        seed: Of the choice of training rows.
         batch_size: Rows per call.
     """
     if subject.features is None or subject.head is None:
         return None
-    rows = some_rows(len(held), MAX_ROWS, seed)
     features, outputs = subject.features[rows], subject.logits[rows]
-    start, twin, accuracy = None, None, None
-    fresh = None if model is None or train is None else untrained_copy(model, seed)
-    if fresh is not None and train is not None:
-        head = find_head(fresh, held.x[rows])
-        begun, first = features_and_outputs(fresh, held.x[rows], batch_size=batch_size, head=head)
-        start = low_rank_measure(begun, first, REFERENCE, debias="auto")
-        some = some_rows(len(train), MAX_ROWS, seed)
-        fitted = lazy_twin(fresh, train.x[some], train.y[some], batch_size=batch_size).head
-        answers = fitted(begun)
-        twin = low_rank_measure(begun, answers, REFERENCE, debias="auto")
-        accuracy = float((answers.argmax(dim=1) == held.y[rows]).double().mean())
+    start, twin, accuracy = _references(fresh, train, held, rows, seed, batch_size)
     named = held.attribute is not None
     return Rich(
         layer,
@@ -89,6 +81,20 @@ def measure_richness(
         feature_spectrum(features, outputs, held.y[rows]),
         feature_spectrum(features, outputs, held.attribute[rows]) if held.attribute is not None else None,
     )
+
+
+def _references(
+    fresh: Untrained | None, train: Batch | None, held: Batch, rows: Tensor, seed: int, batch_size: int
+) -> tuple[Richness | None, Richness | None, float | None]:
+    """D_LR of the network's start and of its lazy twin, and the twin's accuracy."""
+    begun = None if fresh is None else fresh.features_at(rows)
+    if fresh is None or begun is None or train is None:
+        return None, None, None
+    start = low_rank_measure(begun, fresh.logits_at(rows), REFERENCE, debias="auto")
+    some = some_rows(len(train), FITTED, seed)
+    answers = lazy_twin(fresh.model, train.x[some], train.y[some], batch_size=batch_size).head(begun)
+    twin = low_rank_measure(begun, answers, REFERENCE, debias="auto")
+    return start, twin, float((answers.argmax(dim=1) == held.y[rows]).double().mean())
 
 
 def directions_for(curve: Any, share: float = 0.5) -> int | None:
@@ -204,4 +210,5 @@ def richness_summary(found: Rich) -> dict[str, Any]:
         "half_of_the_cue_within": None if found.by_cue is None else directions_for(found.by_cue.quality),
         "half_of_the_head_within": directions_for(found.by_class.use),
         "n": r.n,
+        "spectra": spectra(found.by_class, found.by_cue, found.cue),
     }

@@ -1,7 +1,7 @@
 """An audit of embeddings that lie in many files: moments of all rows, and a sample where rows themselves are needed."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from firstcue._checks import encode_labels
 from firstcue._progress import Progress, silent, within
 from firstcue.auditing.embeddings import LAYER, audit_embeddings
+from firstcue.auditing.forecast import unsaid
 from firstcue.finding import Finding, Interval, Report
 from firstcue.moments import Moments
 from firstcue.probes import linear_probe
@@ -38,9 +39,11 @@ def audit_shards(
     workers: int | None = None,
     scheduler: str | None = None,
     remedies: Sequence[str] | None = None,
+    effort: str = "default",
     seed: int = 0,
     command: str = "",
     progress: Progress = silent,
+    announce: Callable[[str], None] = unsaid,
 ) -> Report:
     """Audit embeddings in shards: association, linear probes and D_LR over all rows, everything else on a sample of rows.
 
@@ -59,10 +62,12 @@ def audit_shards(
         backend: As in `shard_moments`, as are the next two.
         workers: Processes.
         scheduler: Address of a running dask scheduler.
-        remedies: As in `audit_embeddings`, as are the next three.
+        remedies: As in `audit_embeddings`, as is the next.
+        effort: Of what is measured on the sample.
         seed: Of the sample, and of every split and shuffle.
         command: Shell command to print under "how to run it again".
         progress: Told the stage and the fraction done.
+        announce: Told once how long the work on the sample will take, when all shards have been read.
 
     Raises:
         ValueError: If there are no shards, or they cannot be read or do not fit each other.
@@ -87,9 +92,11 @@ def audit_shards(
         {name: sample[name] for name in attribute} or None,
         None if outputs is None else sample[outputs],
         remedies=remedies,
+        effort=effort,
         seed=seed,
         command=command,
         progress=within(progress, 0.6, 1.0),
+        announce=announce,
     )
     return _with_all_rows(report, _AllRows(cells, by, sample["x"].shape[1], outputs), sample)
 

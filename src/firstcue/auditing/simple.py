@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from firstcue._progress import Progress
 from firstcue.auditing.edited import edited_inputs
+from firstcue.auditing.effort import DEFAULT, Effort
 from firstcue.auditing.splits import some_rows
 from firstcue.batch import Batch
 from firstcue.finding import Finding, Picture
@@ -19,11 +20,8 @@ from firstcue.simplicity.inspecting import GroupBits, InspectedBits, inspect_bit
 from firstcue.simplicity.ranges import fitting_density, unit_images
 from firstcue.simplicity.saved import contrast_normalised
 
-MEASURED = 300
-"""Held-out rows that are measured in bits."""
-PER_GROUP, MOST_DECISIONS = 2, 8
-"""Decisions that are explained."""
-STEPS = 60
+PER_GROUP = 2
+"""Decisions of each group that are explained, where there are groups enough."""
 BUDGET = 0.1
 LARGEST = 96 * 96 * 3
 """Values of an image beyond which no decision is explained here: it would take minutes."""
@@ -50,7 +48,9 @@ class Simple:
     note: str
 
 
-def measure_simplicity(model: nn.Module, held: Batch, seed: int, progress: Progress) -> Simple | None:
+def measure_simplicity(
+    model: nn.Module, held: Batch, seed: int, progress: Progress, effort: Effort = DEFAULT
+) -> Simple | None:
     """Bits of held-out images and of the simplest ones answered alike; None where inputs are no images.
 
     Args:
@@ -58,8 +58,9 @@ def measure_simplicity(model: nn.Module, held: Batch, seed: int, progress: Progr
         held: Held-out rows; their editor says where the cue is.
         seed: Of the choice of rows.
         progress: Told the fraction done.
+        effort: Images measured, decisions explained, and steps of each explanation.
     """
-    unit, rows = unit_images(held.x), some_rows(len(held), MEASURED, seed)
+    unit, rows = unit_images(held.x), some_rows(len(held), effort.measured_images, seed)
     if unit is None:
         return None
     part, pixels = held.rows(rows), unit.images[rows]
@@ -71,9 +72,9 @@ def measure_simplicity(model: nn.Module, held: Batch, seed: int, progress: Progr
     ends = [*found.overall.simplest, *found.overall.most_complex]
     result, shares = None, None
     if pixels[0].numel() <= LARGEST:
-        chosen = _decisions(part, seed)
+        chosen = _decisions(part, effort.explained, seed)
         result = explain_simplify(
-            model, pixels[chosen], density, kl_budget=BUDGET, steps=STEPS, controls=False,
+            model, pixels[chosen], density, kl_budget=BUDGET, steps=effort.steps, controls=False,
             to_inputs=unit.to_inputs, seed=seed, progress=progress,
         )  # fmt: skip
         shares = _shares(part, chosen, result, density)
@@ -98,13 +99,14 @@ def _names(part: Batch) -> list[str] | None:
     ]
 
 
-def _decisions(part: Batch, seed: int) -> Tensor:
+def _decisions(part: Batch, most: int, seed: int) -> Tensor:
     """A few rows of each group."""
     cells, generator = part.groups(), torch.Generator().manual_seed(seed)
     rows = []
-    for g in cells.unique().tolist()[: MOST_DECISIONS // PER_GROUP]:
+    groups = cells.unique().tolist()[: max(1, most // PER_GROUP)]
+    for g in groups:
         members = (cells == g).nonzero()[:, 0]
-        rows.append(members[torch.randperm(len(members), generator=generator)[:PER_GROUP]])
+        rows.append(members[torch.randperm(len(members), generator=generator)[: max(1, most // len(groups))]])
     return torch.cat(rows)
 
 
@@ -179,7 +181,7 @@ def _survived(found: Simple, result: SimplifyResult) -> Finding:
     fewer = f"{n} images keep {1 - float(saved.mean()):.0%} of their bits while the answers move by at most {result.kl_budget:g} nats ({same} of {n} decisions stay)"
     details: dict[str, Any] = {
         "kl_largest": float(result.kl.max()),
-        "steps": STEPS,
+        "steps": len(result.history.get("bits", ())),
         "density": found.density,
         "saved": float(saved.mean()),
     }

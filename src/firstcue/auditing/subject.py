@@ -1,11 +1,13 @@
 """What is audited: a model with a linear head, or embeddings with one; either way logits, features and perhaps a head."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from firstcue.auditing.edited import edited_inputs
+from firstcue.batch import Batch
 from firstcue.layers import Head
 
 
@@ -22,11 +24,25 @@ class Subject:
     """Logits of other inputs; None for embeddings."""
     own: bool = True
     """False when the head was fitted here, so that it speaks of linear models on these embeddings only."""
+    depth: Mapping[str, Tensor] = field(default_factory=dict)
+    """`(m, d)` activations by layer, in order of depth, of the held-out rows that are probed."""
+    edited: Callable[[Batch, int, Tensor], Tensor] | None = None
+    """Logits of rows (ids) of the held-out rows with their cue set to a value; asks `predict` anew when None."""
 
     @property
     def decisions(self) -> Tensor:
         """`(n,)` predicted class ids."""
         return self.logits.argmax(dim=1)
+
+    def right_by_value(self, held: Batch, rows: Tensor) -> Tensor | None:
+        """`(len(rows), V)` whether rows are classified right with their cue set to each value; None if nobody can say."""
+        if held.edit is None or self.predict is None:
+            return None
+        if self.edited is None:
+            answers = [self.predict(x) for x in edited_inputs(held, rows)]
+        else:
+            answers = [self.edited(held, value, rows) for value in range(held.num_values)]
+        return torch.stack([logits.argmax(dim=1) == held.y[rows] for logits in answers], dim=1)
 
 
 def linear_readout(features: Tensor, outputs: Tensor, *, tolerance: float = 1e-4) -> Head | None:
