@@ -50,7 +50,7 @@ def test_a_claim_is_run_judged_and_written_down(tmp_path, capsys):
     before = sorted((tmp_path / "trials" / "finished").glob("*/*.json"))
     stamps = [path.stat().st_mtime_ns for path in before]
     assert main([*words, "--json"]) == 0  # continued: nothing is run again
-    assert json.loads(capsys.readouterr().out)[0]["claims"] == outcome["claims"]
+    assert json.loads(capsys.readouterr().out)["outcomes"][0]["claims"] == outcome["claims"]
     assert [path.stat().st_mtime_ns for path in before] == stamps
     assert main([*words, "--fresh"]) == 0
     assert [path.stat().st_mtime_ns for path in before] != stamps

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from firstcue.cli.commands import app
+from firstcue.cli.completion import answer_the_shell
 
 __all__ = ["app", "main"]
 
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    answer_the_shell()
     try:
         app(args=words, prog_name="firstcue", obj={"words": words})
     except SystemExit as stop:

@@ -30,6 +30,7 @@ def demo(
     ),
     open_page: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="A smaller run that only shows that everything works.")] = False,
+    as_json: AsJson = False,
 ) -> int:
     """Train a small network on shipped images, catch it taking a shortcut, and repair it; offline, half a minute."""
     writable_folder(out)
@@ -39,8 +40,11 @@ def demo(
 
     with progress(quiet=settings.quiet) as tell:
         report = run(out, seed=settings.seed, fast=fast, progress=tell)
-    show_report(report)
-    show(f"Report: {out / 'report.html'}")
+    if as_json:
+        show(report.to_json())
+    else:
+        show_report(report)
+        show(f"Report: {out / 'report.html'}")
     if open_page:
         import webbrowser
 

@@ -2,15 +2,14 @@
 
 import typer
 
-from firstcue.cli import audits, explanations, machine, repairs, reports, runs
+from firstcue.cli import audits, completion, explanations, machine, repairs, reports, runs
 from firstcue.cli.settings import command, options_before_the_command
 
 app = typer.Typer(
     help="What a neural network learned first, what it leans on, and how to repair it.",
     epilog="Exit codes: 0 done or gate passed, 1 gate failed, 2 wrong usage, 3 unusable input, 4 missing extra, "
     "5 inconclusive, 70 internal error, 130 interrupted.",
-    no_args_is_help=True,
-    add_completion=False,
+    add_completion=False,  # `firstcue completion` prints the script, and writes into nobody's home
     rich_markup_mode=None,  # plain help: rich would double the time that `--help` takes
     pretty_exceptions_enable=False,
 )
@@ -38,3 +37,4 @@ command(data, "prepare")(machine.prepare_data)
 app.add_typer(data, name="data")
 
 command(app)(machine.doctor)
+command(app)(completion.completion)

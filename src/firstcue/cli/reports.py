@@ -10,7 +10,7 @@ import typer
 
 from firstcue.cli.files import writable_folder
 from firstcue.cli.outcomes import Outcome, WrongUsage, as_wrong_usage
-from firstcue.cli.screen import show
+from firstcue.cli.screen import show, show_json
 from firstcue.cli.settings import Settings
 
 
@@ -42,6 +42,7 @@ def view(
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes any free port.")] = 0,
     only_write: Annotated[bool, typer.Option("--only-write", help="Write index.html and stop.")] = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the index in a browser.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the index and its address.")] = False,
 ) -> int:
     """Make an index of every report below a folder and serve it to this machine only, until interrupted."""
     if not folder.is_dir():
@@ -49,18 +50,25 @@ def view(
     writable_folder(folder, "DIR")
     from firstcue.report.index import serve, write_index
 
-    show(f"Index: {write_index(folder)}")
+    index = write_index(folder)
+    if only_write and as_json:
+        show_json({"index": str(index), "address": None})
+    elif not as_json:
+        show(f"Index: {index}")
     if only_write:
         return Outcome.DONE
     try:
-        serve(folder, port, announce=partial(_announce, open_page=open_page))
+        serve(folder, port, announce=partial(_announce, index=index, open_page=open_page, as_json=as_json))
     except OSError as error:
         raise WrongUsage(f"--port {port}: cannot listen there ({error.strerror}); 0 takes any free port.") from None
     return Outcome.DONE
 
 
-def _announce(address: str, *, open_page: bool) -> None:
-    show(f"Serving {address} to this machine only; Ctrl-C ends it.")
+def _announce(address: str, *, index: Path, open_page: bool, as_json: bool) -> None:
+    if as_json:
+        show_json({"index": str(index), "address": address})
+    else:
+        show(f"Serving {address} to this machine only; Ctrl-C ends it.")
     if open_page:
         import webbrowser
 
@@ -70,6 +78,7 @@ def _announce(address: str, *, open_page: bool) -> None:
 def schema(
     settings: Settings,
     name: Annotated[str, typer.Argument(metavar="NAME", help="report, finding, groups, remedy or gate.")],
+    as_json: Annotated[bool, typer.Option("--json", help="The same: a schema is JSON.")] = False,
 ) -> int:
     """Print the JSON schema of what firstcue writes and reads."""
     from firstcue.report.schema import schema as schema_of

@@ -8,7 +8,7 @@ import typer
 
 from firstcue.cli.files import writable_folder
 from firstcue.cli.outcomes import Outcome, WrongUsage, as_wrong_usage
-from firstcue.cli.screen import note, progress, show
+from firstcue.cli.screen import note, progress, show, show_json
 from firstcue.cli.settings import Settings
 
 if TYPE_CHECKING:  # pydantic is not loaded for `--help`
@@ -65,7 +65,7 @@ def reproduce(
     from firstcue.experiments import find, names
 
     if name == "list":
-        return _list(names())
+        return _list(names(), as_json)
     with as_wrong_usage("NAME"):
         chosen = find(name)
     writable_folder(out)
@@ -101,17 +101,24 @@ def reproduce(
         raise WrongUsage(f"--scale: nothing called {name} has the scale {scale}.")
     page = write_claims(out)
     if as_json:
-        show("[" + ",\n".join(outcome.model_dump_json(indent=2) for outcome in outcomes) + "]")
+        show_json({"outcomes": [outcome.model_dump(mode="json") for outcome in outcomes], "page": str(page)})
     else:
         show(f"Claims: {page}")
     return Outcome.DONE
 
 
-def _list(names: list[str]) -> int:
+def _list(names: list[str], as_json: bool) -> int:
     from firstcue.experiments import find
 
-    for name in names:
-        (experiment,) = find(name)
+    experiments = [find(name)[0] for name in names]
+    if as_json:
+        told = [
+            {"name": e.name, "title": e.title, "minutes": {scale: size.minutes for scale, size in e.scales.items()}}
+            for e in experiments
+        ]
+        show_json({"experiments": told})
+        return Outcome.DONE
+    for name, experiment in zip(names, experiments, strict=True):
         minutes = ", ".join(f"{scale} {size.minutes:g} min" for scale, size in experiment.scales.items())
         show(f"{name:<34} {experiment.title} ({minutes})")
     return Outcome.DONE
@@ -130,6 +137,7 @@ def sweep(
     scheduler: Scheduler = None,
     retry_failed: Retry = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the trials and what is left; run nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
     """Run an experiment over many settings; the same command continues after an interruption."""
     with as_wrong_usage("SWEEP.toml"):
@@ -157,12 +165,16 @@ def sweep(
             )
 
     if plan.search is not None:
-        return _search(plan, usual, experiment.version, store, None if dry_run else rows_of, out)
+        return _search(plan, usual, experiment.version, store, None if dry_run else rows_of, out, as_json)
     with as_wrong_usage("SWEEP.toml"):
         trials = trials_of_plan(plan, usual, experiment.version)
     if dry_run:
-        return _list_trials(trials, store, len(trials))
-    show(f"{len(rows_of(trials))} rows of {len(trials)} trials: {out / 'rows.csv'}")
+        return _list_trials(trials, store, len(trials), as_json)
+    rows = len(rows_of(trials))
+    if as_json:
+        show_json({"rows": rows, "trials": len(trials), "table": str(out / "rows.csv")})
+    else:
+        show(f"{rows} rows of {len(trials)} trials: {out / 'rows.csv'}")
     return Outcome.DONE
 
 
@@ -186,6 +198,7 @@ def _search(
     store: "Store",
     rows_of: "Callable[[list[Trial]], Any] | None",
     out: Path,
+    as_json: bool,
 ) -> int:
     """Run a search round by round, or list what it has chosen so far if there is nothing to run with."""
     from firstcue.sweeps.search import Rounds, best, chosen_so_far, rounds, run_search
@@ -200,7 +213,7 @@ def _search(
         done, waiting, chosen = chosen_so_far(blamed(), store)
         seeds = len(plan.seeds) if isinstance(plan.seeds, list) else plan.seeds
         known = [*done, *waiting]
-        return _list_trials(known, store, len(known) + (plan.search.count - chosen) * seeds)
+        return _list_trials(known, store, len(known) + (plan.search.count - chosen) * seeds, as_json)
 
     def run_round(so_far: "list[Trial]", trials: "list[Trial]") -> "dict[str, Result]":
         rows_of(so_far)
@@ -208,7 +221,11 @@ def _search(
 
     points = run_search(blamed(), run_round)
     winner = best(points, plan.search)
-    if winner is None:
+    if as_json:
+        found = None if winner is None else {"value": winner.value, "settings": dict(winner.settings)}
+        told = {"points": len(points), "measure": plan.search.measure, "best": found, "table": str(out / "rows.csv")}
+        show_json(told)
+    elif winner is None:
         show(f"None of {len(points)} points has a finite {plan.search.measure}: {out / 'rows.csv'}")
     else:
         show(f"Best of {len(points)} points: {plan.search.measure} {winner.value:.4g} with {winner.settings}")
@@ -216,19 +233,25 @@ def _search(
     return Outcome.DONE
 
 
-def _list_trials(trials: "list[Trial]", store: "Store", total: int) -> int:
+def _list_trials(trials: "list[Trial]", store: "Store", total: int, as_json: bool) -> int:
     """Every trial that is known already, what the finished ones cost, and what is left of `total`."""
     from firstcue.sweeps.trial import canonical
 
-    spent, done = 0.0, 0
+    spent, done, told = 0.0, 0, []
     for trial in trials:
         result = store.read(trial) or store.read(trial, failed=True)
         state = "to run" if result is None else "failed" if result.error else "finished"
         spent += 0.0 if result is None else result.seconds
         done += result is not None
-        show(f"{state:<9} seed {trial.seed} {canonical(dict(trial.settings))}")
+        told.append({"state": state, "seed": trial.seed, "settings": dict(trial.settings)})
+    left = spent / done * (total - done) if done else None
+    if as_json:
+        show_json({"trials": told, "total": total, "done": done, "seconds": spent, "seconds_left": left})
+        return Outcome.DONE
+    for each in told:
+        show(f"{each['state']:<9} seed {each['seed']} {canonical(each['settings'])}")
     if total > len(trials):
         show(f"and {total - len(trials)} trials that the search has yet to choose")
-    guess = f", about {spent / done * (total - done):.0f} s of one core left" if done else ""
+    guess = "" if left is None else f", about {left:.0f} s of one core left"
     show(f"{done} of {total} trials done in {spent:.0f} s of one core{guess}.")
     return Outcome.DONE

@@ -1,10 +1,12 @@
 """Two streams: the result goes to stdout, progress and complaints to stderr; nobody's pipe is polluted."""
 
+import json
+import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from firstcue._progress import Progress, bar, silent
 
@@ -23,6 +25,21 @@ def show(text: str) -> None:
     except UnicodeEncodeError:
         encoding = sys.stdout.encoding or "ascii"
         print(text.encode(encoding, "replace").decode(encoding), flush=True)
+
+
+def show_json(value: Mapping[str, Any]) -> None:
+    """Print a result as the one JSON object of `--json`; what is no number becomes null."""
+    show(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def show_report(report: "Report") -> None:

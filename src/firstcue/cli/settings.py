@@ -5,12 +5,15 @@ import inspect
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from firstcue import __version__
+from firstcue.cli.next_steps import next_steps
 from firstcue.cli.outcomes import WrongUsage, outcome_of
+from firstcue.cli.screen import show
 
 
 @dataclass(frozen=True)
@@ -97,14 +100,16 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Callable[...
 
 
 def options_before_the_command(app: typer.Typer) -> None:
-    """Let `firstcue --quiet audit` mean `firstcue audit --quiet`."""
+    """Let `firstcue --quiet audit` mean `firstcue audit --quiet`, and `firstcue` alone say what comes next."""
 
     def keep(context: Any, **arguments: Any) -> None:
         context.obj["before"] = arguments
+        if context.invoked_subcommand is None:
+            show(next_steps(Path()))
 
     keep.__doc__ = app.info.help
     _give_signature(keep, [])
-    app.callback()(keep)
+    app.callback(invoke_without_command=True)(keep)
 
 
 def _give_signature(function: Any, own: list[inspect.Parameter]) -> None:

@@ -84,6 +84,7 @@ def _remedies(report: Report) -> str:
             words.percent(r.overall),
         )
         for r in report.remedies
+        if r.basis == "measured"
     ]
     return "### Repairs tried\n\n" + _table(("Repair", "Worst group", "All rows"), rows) if rows else ""
 

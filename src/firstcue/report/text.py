@@ -36,7 +36,7 @@ def render(report: Report, console: "Console") -> None:
     light = words.LIGHT[report.verdict]
     console.print(Text(f"{light}: {words.headline(report)}", style=f"bold {COLOURS[light.lower()]}"))
     console.print(Text(words.lead(report)))
-    for table in (_groups(report), _cues(report), _order(report), _remedies(report)):
+    for table in (_groups(report), _cues(report), _order(report), _remedies(report), _predicted(report)):
         if table is not None:
             console.print()
             console.print(table)
@@ -140,16 +140,34 @@ def _remedies(report: Report) -> Any:
         "Time",
         "",
     )
-    for remedy in report.remedies:
+    for remedy in (r for r in report.remedies if r.basis == "measured"):
         _add(
             table, words.shorten(remedy.name, 30), words.measured(remedy.worst_group, remedy.ci_low, remedy.ci_high),
-            words.percent(remedy.overall), words.interval(remedy.relies, "points"), _labels(remedy), words.seconds(remedy.seconds),
+            words.percent(remedy.overall), words.interval(remedy.relies, "points"), words.group_labels(remedy), words.seconds(remedy.seconds),
             "chosen" if remedy.selected else "", style="green" if remedy.selected else "",
         )  # fmt: skip
     return table
 
 
-def _labels(remedy: Remedy) -> str:
-    if words.is_unchanged(remedy):
-        return words.MISSING
-    return "needed" if remedy.needs_group_labels else "not needed"
+def _predicted(report: Report) -> Any:
+    """The best of those rehearsed on the last layer; the others are named beneath."""
+    told = [r for r in report.remedies if r.basis == "predicted"]
+    unknown = [r for r in report.remedies if r.basis not in ("measured", "predicted")]
+    if not told and not unknown:
+        return None
+    table = _table(
+        "More repairs, rehearsed on the last layer: a prediction, no promise",
+        "Repair",
+        "Worst group, predicted",
+        "Gain over plain training",
+        "Group labels",
+    )
+    for r in told[:MOST_ROWS]:
+        _add(
+            table, words.shorten(r.name, 30), words.measured(r.worst_group, r.ci_low, r.ci_high), words.interval(r.gain, "points"),
+            words.group_labels(r), style="",
+        )  # fmt: skip
+    rest = [f"{len(told) - MOST_ROWS} more in report.json"] if len(told) > MOST_ROWS else []
+    rest += [f"without a number: {', '.join(r.name for r in unknown)}"] if unknown else []
+    table.caption = "; ".join(rest) or None
+    return table
