@@ -1,6 +1,7 @@
 """Is this machine ready: versions, the build of torch and its device, extras, shipped data, a browser for the report."""
 
 import importlib.metadata
+import os
 import platform
 import re
 import shutil
@@ -9,6 +10,13 @@ from dataclasses import dataclass
 
 NOT_FOR_USERS = ("dev", "docs", "peers")
 """Extras that only somebody who works on firstcue itself installs."""
+
+
+ENOUGH = 2e9
+"""Bytes of memory below which a default audit may not fit."""
+
+MALICIOUS = {"lightning": ("2.6.2", "2.6.3"), "pytorch-lightning": ("2.6.2", "2.6.3")}
+"""Releases of other projects that stole credentials when they were imported."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ def examine() -> tuple[Check, ...]:
         *_libraries(),
         _shipped_data(),
         *_extras(),
+        *_malicious(),
         _browser(),
     )
 
@@ -53,6 +62,18 @@ def _torch() -> Iterator[Check]:
     works = torch.cuda.is_available()
     yield Check("device", f"cuda: {torch.cuda.get_device_name()}" if works else "cpu")
     yield Check("threads", str(torch.get_num_threads()))
+    yield _memory()
+
+
+def _memory() -> Check:
+    """Of the machine, and what is free of it; an audit of the defaults wants about 2 GB."""
+    try:
+        page = os.sysconf("SC_PAGE_SIZE")
+        total, free = page * os.sysconf("SC_PHYS_PAGES"), page * os.sysconf("SC_AVPHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return Check("memory", "unknown on this system")
+    found = f"{total / 1e9:.1f} GB, {free / 1e9:.1f} GB unused; {os.cpu_count()} processors"
+    return Check("memory", found, total > ENOUGH, False, "audit fewer rows, or with a smaller --batch-size")
 
 
 def _libraries() -> Iterator[Check]:
@@ -71,6 +92,14 @@ def _extras() -> Iterator[Check]:
         missing = [name for name in names if _installed(name) is None]
         found = "not installed" if missing else ", ".join(f"{name} {_installed(name)}" for name in names)
         yield Check(f"extra {extra}", found, not missing, False, f'pip install "firstcue[{extra}]"')
+
+
+def _malicious() -> Iterator[Check]:
+    for name, versions in MALICIOUS.items():
+        found = _installed(name)
+        if found in versions:
+            remedy = f"pip uninstall {name}, and change every password and token that this machine knows"
+            yield Check(name, f"{found}, a release that steals credentials", False, True, remedy)
 
 
 def _requirements() -> Iterator[tuple[str, str | None]]:

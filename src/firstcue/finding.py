@@ -220,11 +220,11 @@ class Report(Value):
 
         return rows(self)
 
-    def to_frame(self) -> Any:
-        """The findings as a pandas table (extra `frames`)."""
+    def to_frame(self, library: str = "pandas") -> Any:
+        """The findings as a table of "pandas" or "polars" (extras `frames`, `polars`)."""
         from firstcue.report.table import frame
 
-        return frame(self)
+        return frame(self, library)
 
     def to_json(self, path: str | Path | None = None) -> str:
         """The report as JSON text, also written to `path` when given; plain numbers, null for what was not measured."""

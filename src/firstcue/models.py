@@ -199,6 +199,11 @@ def _built(spec: str) -> nn.Module:
 
 
 def _way_to_weights(path: Path) -> str:
+    if path.suffix.lower() == ".pt2":
+        return (
+            f"an exported program is loaded by torch.export.load, which unpickles and so can run any code: refused. If you trust "
+            f"its origin, load it in a factory of yours: `def model(): return torch.export.load({path.name!r})`"
+        )
     if path.suffix.lower() == ".safetensors":
         return f"weights are given apart: --weights {path}"
     return "weights are given apart, as a .safetensors file: --weights file.safetensors"

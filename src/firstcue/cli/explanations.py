@@ -1,6 +1,7 @@
 """`explain`: images go in; the simplest images that the model answers alike come out, with what was saved."""
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +20,21 @@ SHOWN = 12
 """Lines of the picture."""
 
 
+class Method(StrEnum):
+    """How the optimisation steps."""
+
+    ACT_GRAD = "act_grad"
+    SCALED_GRAD = "scaled_grad"
+
+
+class Start(StrEnum):
+    """Where it starts."""
+
+    PIXELS = "pixels"
+    LATENT = "latent"
+    LATENT_ZERO = "latent-zero"
+
+
 def explain(
     settings: Settings,
     model: Model,
@@ -32,10 +48,12 @@ def explain(
         str | None, typer.Option("--density", help="gray28, gray28-glow, dct or a file. [default: one that fits]")
     ] = None,
     rows: Annotated[int, typer.Option("--rows", min=1, help="Rows to explain, drawn at random.")] = 16,
-    budget: Annotated[float, typer.Option("--budget", help="Nats that the answer to each image may move.")] = 0.1,
+    budget: Annotated[
+        float, typer.Option("--budget", min=1e-9, help="Nats that the answer to each image may move.")
+    ] = 0.1,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Steps of the optimisation.")] = 100,
-    method: Annotated[str, typer.Option("--method", help="act_grad or scaled_grad.")] = "act_grad",
-    start: Annotated[str, typer.Option("--start", help="pixels, latent or latent-zero.")] = "pixels",
+    method: Annotated[Method, typer.Option("--method", help="act_grad or scaled_grad.")] = Method.ACT_GRAD,
+    start: Annotated[Start, typer.Option("--start", help="pixels, latent or latent-zero.")] = Start.PIXELS,
     controls: Annotated[bool, typer.Option("--controls/--no-controls", help="Run the three controls as well.")] = True,
     as_json: Annotated[bool, typer.Option("--json", help="Print what explain.json holds.")] = False,
 ) -> int:
@@ -61,7 +79,7 @@ def explain(
         images = unit.images[chosen]
         measure, name = fitting_density(images, density)
         found = explain_simplify(
-            network, images, measure, kl_budget=budget, method=method, start=start, steps=steps, controls=controls,
+            network, images, measure, kl_budget=budget, method=str(method), start=str(start), steps=steps, controls=controls,
             to_inputs=unit.to_inputs, seed=settings.seed, progress=tell,
         )  # fmt: skip
     plain = _as_plain(found, chosen.tolist(), name, unit.note, settings)

@@ -114,6 +114,30 @@ def _in_files() -> tuple[Entry, ...]:
             "none stated by its authors",
             "unpack cifar-10-python.tar.gz and name the folder cifar-10-batches-py",
         ),
+        Entry(
+            "cifar-100",
+            False,
+            60000,
+            "small photographs of a hundred classes in twenty kinds, 32 x 32, colour",
+            "none stated by its authors",
+            "unpack cifar-100-python.tar.gz and name the folder cifar-100-python",
+        ),
+        Entry(
+            "waterbirds",
+            False,
+            None,
+            "any folder of images with metadata.csv: file names, split, label and attributes; FOLDER?split=val&size=64",
+            "that of its photographs",
+            "unpack the folder and name it, the label with --label y",
+        ),
+        Entry(
+            "celeba",
+            False,
+            None,
+            "faces with list_attr_celeba.csv, read the same way; any of its columns may be label or attribute",
+            "non-commercial research, as its authors say",
+            "unpack the folder and name it as FOLDER?size=64&label=Blond_Hair",
+        ),
     )
 
 

@@ -101,8 +101,9 @@ def _sorted_into_classes(folder: Path) -> Batch:
     classes = [sub for sub in _subfolders(folder) if _images_in(sub)]
     if not classes:
         raise ValueError(
-            f"{folder} is not a folder that firstcue reads: it has neither labels.csv (columns file, label) nor images in "
-            f"one subfolder per class, nor the files of MNIST (train-images-idx3-ubyte) or CIFAR-10 (data_batch_1)."
+            f"{folder} is not a folder that firstcue reads: it has neither labels.csv (columns file, label) nor metadata.csv, "
+            f"nor images in one subfolder per class, nor the files of MNIST (train-images-idx3-ubyte), CIFAR-10 "
+            f"(data_batch_1) or CIFAR-100 (meta, train, test)."
         )
     paths = [path for sub in classes for path in _images_in(sub)]
     y = np.repeat(np.arange(len(classes)), [len(_images_in(sub)) for sub in classes])

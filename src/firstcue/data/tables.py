@@ -163,7 +163,7 @@ def label_column(columns: Mapping[str, Any], name: str, label: str | None) -> st
         wanted = repr(label) if label is not None else "'y' or 'label'"
         raise ValueError(
             f"{name} has no column {wanted} for the label; columns found: {_quoted(columns)}. The first line has to "
-            f"name the columns; rename one, or say which with label=."
+            f"name the columns; rename one, or say which with label= (--label)."
         )
     if len(candidates) > 1:
         raise ValueError(f"{name} has both a column 'y' and a column 'label': say which one is the label with label=.")

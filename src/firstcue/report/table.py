@@ -33,18 +33,23 @@ def _row(finding: Finding) -> dict[str, Any]:
     return row | {f"details/{key}": value for key, value in finding.details.items()}
 
 
-def frame(report: Report) -> Any:
-    """The findings as a `pandas.DataFrame`.
+def frame(report: Report, library: str = "pandas") -> Any:
+    """The findings as a `DataFrame` of pandas or Polars.
 
     Raises:
-        MissingExtra: If pandas is not installed; the message has the line that installs it.
+        MissingExtra: If the library is not installed; the message has the line that installs it.
+        ValueError: If it is another library.
     """
     from firstcue._extras import require_extra
 
-    pandas = require_extra("pandas", "frames", "a table of findings")
+    if library not in ("pandas", "polars"):
+        raise ValueError(f"a table is one of pandas or polars; got {library!r}.")
+    found = require_extra(library, "frames" if library == "pandas" else "polars", "a table of findings")
     made = rows(report)
     names = list(dict.fromkeys([*_row(_NOTHING), *(name for row in made for name in row)]))
-    return pandas.DataFrame(made, columns=names)
+    if library == "polars":
+        return found.DataFrame({name: [row.get(name) for row in made] for name in names}, strict=False)
+    return found.DataFrame(made, columns=names)
 
 
 _NOTHING = Finding(id="", cue="", kind="", status="inconclusive", meaning="")
