@@ -148,7 +148,8 @@ class Remedy(Value):
         default=None, description="of the worst group, on the same rows; baseline_kind says over what"
     )
     relies: Interval | None = Field(
-        None, description="what is left of the reliance on the cue: by edit where the input can be edited, else the gap"
+        default=None,
+        description="what is left of the reliance on the cue: by edit where the input can be edited, else the gap",
     )
     needs_group_labels: bool
     needs: tuple[str, ...] = Field(default=(), description="labels that it uses beyond the classes")

@@ -18,11 +18,10 @@ from firstcue.finding import Groups
 from firstcue.forward import predict
 from firstcue.layers import with_head
 from firstcue.training.choosing import Selection
-from firstcue.training.remedies import HELD_OUT_GROUPS, TRAINING_GROUPS
 from firstcue.training.remedies import find as find_training
 from firstcue.training.searching import RATES
 
-SIMPLIFY = "simplify"
+SIMPLIFY = repair.SIMPLIFY
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,6 @@ def _with_new_head(
         "rows": len(held),
         "seed": seed,
     }
-    training = (TRAINING_GROUPS,) if method.needs_train and method.needs_group_labels else ()
     return Fixed(
         with_head(model, subject.head.name, tried.repaired.weight, tried.repaired.bias),
         remedy,
@@ -174,7 +172,7 @@ def _with_new_head(
         changes,
         tried.repaired.note,
         tried.seconds,
-        (*training, HELD_OUT_GROUPS) if method.needs_group_labels else (),
+        method.needs,
     )
 
 

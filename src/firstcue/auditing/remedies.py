@@ -1,8 +1,9 @@
-"""What each repair of the last layer is worth, on rows that neither fitted nor chose it.
+"""What each repair is worth, on rows that neither fitted nor chose it.
 
 Every remedy is a function from fitting rows to a new head, so that all of them end as an ordinary linear layer. Held-out
 rows are dealt into five folds; each row is answered by a head fitted on the other four. Two folds choose the remedy, the
-other three report it: the promise. The head that is handed over is fitted on all held-out rows.
+other three report it: the promise. The head that is handed over is fitted on all held-out rows. Remedies that train the
+whole network are rehearsed on the last layer (`rehearsing`): a prediction, marked as one.
 """
 
 import time
@@ -12,16 +13,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from firstcue._progress import Progress
+from firstcue._progress import Progress, within
 from firstcue.auditing.erased import FOLDS
 from firstcue.auditing.head_fits import Fit, Repaired, Rows, erase, erase_covariances, keep, mask_gradients, retrain
+from firstcue.auditing.rehearsing import gain, predicted
 from firstcue.auditing.splits import stratified_folds
 from firstcue.finding import Interval, Remedy
 from firstcue.layers import Head
 from firstcue.spurious.association import Association
 from firstcue.spurious.metrics import GroupMetrics, group_metrics
 from firstcue.spurious.reliance import accuracy_gap, edit_reliance
-from firstcue.training.remedies import TRAININGS
+from firstcue.training.remedies import HELD_OUT_GROUPS, TRAINING_GROUPS, TRAININGS
 
 CHOOSING = (0, 1)
 """Folds whose rows choose between the remedies; the others report."""
@@ -55,6 +57,13 @@ class Method:
     """Tried only when it is named."""
     needs_early: bool = False
     """Compares the model with an earlier checkpoint."""
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Labels that it uses beyond the classes."""
+        if not self.needs_group_labels:
+            return ()
+        return (TRAINING_GROUPS, HELD_OUT_GROUPS) if self.needs_train else (HELD_OUT_GROUPS,)
 
 
 METHODS: Mapping[str, Method] = {
@@ -91,7 +100,7 @@ METHODS: Mapping[str, Method] = {
 """Remedies that an audit tries, in the order of its table."""
 
 NEEDS_TRAINING = frozenset(name for name, remedy in TRAININGS.items() if not remedy.head)
-"""Remedies that `fix` knows and an audit does not try."""
+"""Remedies that train the whole network: `fix` does, an audit only rehearses them."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,8 @@ class Tried:
     repaired: Repaired
     """Fitted on all held-out rows."""
     seconds: float
+    right: Tensor
+    """`(n,)` bool, the rows that report and that it has right."""
 
 
 def report_rows(cells: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -145,7 +156,8 @@ def try_remedy(
     worst = choosing.worst_group.accuracy if choosing.worst_group else 0.0
     promise = group_metrics(held.y[reports], decisions[0, reports], held.cells[reports])
     left = None if stakes is None else _left(stakes, held, decisions, reports, seed)
-    return Tried(method, promise, left, worst, repaired, time.perf_counter() - began)
+    right = decisions[0, reports] == held.y[reports]
+    return Tried(method, promise, left, worst, repaired, time.perf_counter() - began, right)
 
 
 def _left(stakes: Stakes, held: Rows, decisions: Tensor, reports: Tensor, seed: int) -> Interval | None:
@@ -208,20 +220,48 @@ def try_all(
     seed: int,
     progress: Progress,
     stakes: Stakes | None = None,
+    train_counts: Tensor | None = None,
 ) -> tuple[Remedy, ...]:
-    """Every applicable remedy as a row of the report; the one with the best worst group on the choosing rows is selected."""
-    methods = applicable(held, train, wanted)
+    """Every remedy as a row of the report: those of the last layer measured, the others rehearsed or named.
+
+    Of the measured ones, that with the best worst group on the choosing rows is selected.
+
+    Args:
+        wanted: Names; all that apply when None.
+        held: Held-out rows.
+        train: Training rows; without them nothing is rehearsed.
+        head: The model's own head.
+        seed: Of folds, subsets and training.
+        progress: Told the stage and the fraction done.
+        stakes: How reliance on the cue is measured after the repair.
+        train_counts: `(cells,)` training rows by class and value of the cue, where `train` is not a fair sample of them; those
+            that the stakes counted when absent.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    whole = [name for name in wanted or () if name in NEEDS_TRAINING]
+    methods = applicable(held, train, None if wanted is None else [name for name in wanted if name not in whole])
+    share = 0.5 if wanted is None or whole else 1.0
     tried = []
     for i, method in enumerate(methods):
-        progress(f"trying {method.name}", i / len(methods))
+        progress(f"trying {method.name}", share * i / len(methods))
         tried.append(try_remedy(method, held, train, head, seed, stakes))
     best = max(tried, key=lambda t: t.choosing + (MARGIN if t.method.fit is keep else 0.0), default=None)
-    return tuple(_row(t, t is best) for t in tried)
+    _, reports = report_rows(held.cells, seed)
+    plain, cells = tried[0].right, held.cells[reports]
+    measured = [_row(t, t is best, gain(plain, t.right, cells, seed, "the model as it came")) for t in tried]
+    counts = stakes.association.counts.flatten() if stakes is not None and train_counts is None else train_counts
+    names = [name for name, remedy in TRAININGS.items() if not remedy.head] if wanted is None else whole
+    told = predicted(names, held, train, reports, len(head.weight), seed, within(progress, share, 1.0), counts)
+    best_first = sorted(told, key=lambda r: -1.0 if r.worst_group is None else r.worst_group, reverse=True)
+    return (*measured, *best_first, *(_untried(methods) if wanted is None else ()))
 
 
-def _row(t: Tried, selected: bool) -> Remedy:
+def _row(t: Tried, selected: bool, gained: Interval | None) -> Remedy:
     worst = t.promise.worst_group
     low, high = t.promise.intervals.get("worst_group", (None, None))
+    unchanged = t.method.fit is keep
     return Remedy(
         name=t.method.name,
         worst_group=worst.accuracy if worst else None,
@@ -230,10 +270,35 @@ def _row(t: Tried, selected: bool) -> Remedy:
         overall=t.promise.overall.accuracy,
         group_average=t.promise.group_average,
         n=t.promise.overall.n,
+        gain=None if unchanged else gained,
         relies=t.relies,
-        unchanged=t.method.fit is keep,
+        unchanged=unchanged,
         needs_group_labels=t.method.needs_group_labels,
+        needs=t.method.needs,
         seconds=t.seconds,
         selected=selected,
         note=t.repaired.note,
     )
+
+
+def _untried(tried: Sequence[Method]) -> tuple[Remedy, ...]:
+    """Rows without numbers for the remedies of the last layer that were not tried, and for "simplify"."""
+    rows = []
+    for m in METHODS.values():
+        if m not in tried:
+            why = (
+                "not tried: needs an earlier checkpoint"
+                if m.needs_early
+                else "not tried: only if it is named"
+                if m.by_request
+                else "not tried: needs an attribute, or features of training rows"
+            )
+            rows.append(
+                Remedy(name=m.name, basis="not tried", needs_group_labels=m.needs_group_labels, needs=m.needs, note=why)
+            )
+    why = "not predicted: acts on the inputs, of image models"
+    return (*rows, Remedy(name=SIMPLIFY, basis="not predicted", needs_group_labels=False, note=why))
+
+
+SIMPLIFY = "simplify"
+"""Goes on training on images from which a simplifier takes bits."""

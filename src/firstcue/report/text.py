@@ -3,7 +3,7 @@
 import io
 from typing import TYPE_CHECKING, Any
 
-from firstcue.finding import Interval, Remedy, Report
+from firstcue.finding import Interval, Report
 from firstcue.report import words
 from firstcue.report.cues import CueRow, cue_rows
 

@@ -293,3 +293,20 @@ def selected(report: Report) -> Remedy | None:
 def is_unchanged(remedy: Remedy) -> bool:
     """Whether this row of the remedies is the model as it came."""
     return remedy.unchanged or remedy.name == "as it is"
+
+
+def group_labels(remedy: Remedy) -> str:
+    """Whose groups have to be known for a remedy.
+
+    Example:
+        >>> group_labels(Remedy(name="jtt", needs_group_labels=False))
+        'not needed'
+        >>> group_labels(Remedy(name="lisa", needs_group_labels=True, needs=("groups of the training rows",)))
+        'of training rows'
+    """
+    if is_unchanged(remedy):
+        return MISSING
+    if not remedy.needs_group_labels:
+        return "not needed"
+    whose = [name for name in ("training", "held-out") if any(name in label for label in remedy.needs)]
+    return f"of {' and '.join(whose)} rows" if whose else "needed"

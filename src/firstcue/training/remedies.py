@@ -91,6 +91,8 @@ class TrainingRemedy:
     source: str = ""
     on_features: bool = False
     """Whether it works through the features alone: where they stay as they are, it is plain training."""
+    early: bool = False
+    """Whether its guess of the groups needs a network early in training: guesses from finished features missed by much."""
 
 
 def groups_of(batch: Batch) -> Tensor:
@@ -188,11 +190,14 @@ TRAININGS: Mapping[str, TrainingRemedy] = {
         TrainingRemedy("group-dro", lambda s: _robust(_grouped(s)), _G, source="arXiv 1911.08731"),
         TrainingRemedy("cvar-dro", lambda s: Plan(s.batch, weighting=cvar_dro(0.1)), source="arXiv 2010.05893"),
         TrainingRemedy("jtt", lambda s: Plan(s.batch, weighting=jtt(s.reference())), source="arXiv 2107.09044"),
-        TrainingRemedy("lff", _lff, source="arXiv 2007.02561"),
+        TrainingRemedy("lff", _lff, source="arXiv 2007.02561", early=True),
         TrainingRemedy("eiil", lambda s: _robust(eiil(s.reference(), s.batch, seed=s.seed)), source="arXiv 2010.07249"),
-        TrainingRemedy("spare", _spare, source="arXiv 2305.18761"),
+        TrainingRemedy("spare", _spare, source="arXiv 2305.18761", early=True),
         TrainingRemedy(
-            "george", lambda s: _robust(george(s.reference(), s.batch, seed=s.seed)), source="arXiv 2011.12945"
+            "george",
+            lambda s: _robust(george(s.reference(), s.batch, seed=s.seed)),
+            source="arXiv 2011.12945",
+            early=True,
         ),
         TrainingRemedy(
             "cnc",

@@ -15,8 +15,9 @@ from firstcue.heads import features_and_outputs, find_head
 from firstcue.replacing import with_head
 from firstcue.spurious.metrics import group_metrics
 from firstcue.training.choosing import Kept, Selection
+from firstcue.training.loop import minibatches, train
 from firstcue.training.remedies import HELD_OUT_GROUPS, TRAININGS, TrainingRemedy, find
-from firstcue.training.searching import finish, search
+from firstcue.training.searching import finish, search, sgd
 
 CONTROL = "control: shortcut removed"
 SELECTIONS: tuple[Selection, ...] = ("worst group", "worst class")
@@ -25,6 +26,9 @@ SELECTIONS: tuple[Selection, ...] = ("worst group", "worst class")
 _ERASE = TrainingRemedy("erase", find("erm").recipe, (HELD_OUT_GROUPS,))
 HEADS: tuple[TrainingRemedy, ...] = (*(r for r in TRAININGS.values() if r.head), _ERASE)
 """What is made of plain training afterwards."""
+
+REHEARSAL = "rehearsals on the last layer"
+"""A trial of its own: plain training at the middle rate, and every other remedy rehearsed on its features."""
 
 KEYS = (*(name for name, remedy in TRAININGS.items() if not remedy.head), CONTROL)
 """Trainings, one trial each; the control is plain training on rows whose cue says nothing of the label."""
@@ -99,6 +103,36 @@ def _finished(
     return _row(name, remedy, selection, kept, model, task.test)
 
 
+def run_rehearsals(task: Task) -> list[dict[str, Any]]:
+    """What rehearsals on the last layer of plain training, which know the held-out rows, say of each remedy.
+
+    An audit leaves out those that need a network early in training (`TrainingRemedy.early`); here they are the evidence for that.
+    """
+    from firstcue.auditing.head_fits import Rows
+    from firstcue.auditing.rehearsing import rehearse, stage
+    from firstcue.auditing.remedies import report_rows
+
+    model = task.network(task.seed)
+    middle = sorted(task.rates)[len(task.rates) // 2]
+    passes = minibatches(task.train, task.batch_size, task.epochs, seed=task.seed)
+    train(model, passes, sgd(model, middle), seed=task.seed)
+    head = find_head(model, task.held_out.x)
+    held, known = (
+        Rows(features_and_outputs(model, b.x, head=head)[0], b.y, b.attribute, b.num_values)
+        for b in (task.held_out, task.train)
+    )
+    _, reports = report_rows(held.cells, task.seed)
+    on = stage(known, held, reports, len(head.weight), task.seed)
+    rows = []
+    for remedy in TRAININGS.values():
+        if not remedy.head and not remedy.on_features:
+            right, cells = rehearse(remedy, on), on.reports.groups()
+            shares = [float(right[cells == g].double().mean()) for g in cells.unique()]
+            told = {"remedy": remedy.name, "selection": REHEARSAL, "needs": ", ".join(remedy.needs) or "nothing"}
+            rows.append(told | {"note": "", "worst_group": min(shares), "group_average": mean(shares)})
+    return rows
+
+
 def _row(
     name: str, remedy: TrainingRemedy, selection: Selection, kept: Kept, model: nn.Module | None, test: Batch
 ) -> dict[str, Any]:
@@ -165,6 +199,42 @@ def gains(rows: Sequence[Mapping[str, Any]], published: str) -> list[Claim]:
                 )
             )
     return made
+
+
+def rehearsed(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """By remedy, per seed what it gained over plain training in rehearsal, and what in training."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for name in present(rows):
+        told, plain = worst(rows, name, REHEARSAL), worst(rows, "erm", REHEARSAL)
+        true, base = worst(rows, name), worst(rows, "erm")
+        if name != "erm" and len(told) == len(plain) == len(true) == len(base) > 0:
+            found[name] = [(a - b, c - d) for a, b, c, d in zip(told, plain, true, base, strict=True)]
+    return found
+
+
+def foretold(rows: Sequence[Mapping[str, Any]], published: str) -> list[Claim]:
+    """Whether gains in rehearsal order the remedies as their gains in training do, and how far they are off."""
+    found = rehearsed(rows)
+    shown = {name: p for name, p in found.items() if not TRAININGS[name].early}
+    return [
+        _ordered(p, words, published) for p, words in ((shown, "that an audit shows"), (found, "in all")) if len(p) > 2
+    ]
+
+
+def _ordered(found: Mapping[str, list[tuple[float, float]]], words: str, published: str) -> Claim:
+    from scipy.stats import spearmanr
+
+    pairs = list(found.values())
+    seeds = [[p[i] for p in pairs] for i in range(min(map(len, pairs)))]
+    ranks = [float(spearmanr([a for a, _ in s], [b for _, b in s]).statistic) for s in seeds]
+    off = [mean([abs(a - b) for a, b in s]) for s in seeds]
+    return judged(
+        f"Rehearsals on the last layer order {len(pairs)} remedies, {words}, by gain as training does",
+        ranks,
+        published=published,
+        unit="Spearman's rank correlation",
+        note=f"Mean absolute difference of the two gains {mean(off):.3f}.",
+    )
 
 
 def chart(rows: Sequence[Mapping[str, Any]]) -> Any:

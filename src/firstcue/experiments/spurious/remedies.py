@@ -1,7 +1,8 @@
 """Every remedy on real images: garments under digits that agree with them in 95 of 100 training rows.
 
 Each remedy is trained at several learning rates; held-out rows, in which the digit says nothing, choose the rate and the
-epoch, by their worst group or, without group labels, by their worst class. Last-layer remedies also fit to these rows.
+epoch, by their worst group or, without group labels, by their worst class. Last-layer remedies also fit to these rows. One
+more trial rehearses every remedy on the last layer of a plainly trained network, as an audit does.
 """
 
 from dataclasses import replace
@@ -12,7 +13,17 @@ from torch import Tensor, nn
 
 from firstcue.batch import Batch
 from firstcue.experiments.claims import Claim, Scale
-from firstcue.experiments.spurious._remedies import KEYS, Task, chart, fresh_cues, gains, run_training
+from firstcue.experiments.spurious._remedies import (
+    KEYS,
+    REHEARSAL,
+    Task,
+    chart,
+    foretold,
+    fresh_cues,
+    gains,
+    run_rehearsals,
+    run_training,
+)
 from firstcue.forward import seeded
 from firstcue.sweeps import Trial
 
@@ -66,7 +77,7 @@ def trials(scale: str, seeds: int) -> list[Trial]:
     return [
         Trial("spurious/remedies", {**SCALES[scale].settings, "training": name}, seed)
         for seed in range(seeds)
-        for name in KEYS
+        for name in (*KEYS, REHEARSAL)
     ]
 
 
@@ -91,7 +102,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
         batch_size=s["batch_size"],
         seed=trial.seed,
     )
-    return run_training(s["training"], task)
+    return run_rehearsals(task) if s["training"] == REHEARSAL else run_training(s["training"], task)
 
 
 def _images(s: Any, part: str, seed: int) -> Batch:
@@ -123,8 +134,8 @@ def _place_within(ids: Tensor) -> Tensor:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
-    """What the worst group gains by each remedy."""
-    return gains(rows, PUBLISHED)
+    """What the worst group gains by each remedy, and whether a rehearsal on the last layer foretells it."""
+    return gains(rows, PUBLISHED) + foretold(rows, PUBLISHED)
 
 
 def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
