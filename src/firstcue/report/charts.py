@@ -26,7 +26,7 @@ def spectrum_panels(spectra: Any) -> list[Panel]:
     held = {str(name): _numbers(values) for name, values in spectra.get("targets", {}).items()}
     held = dict(list(held.items())[:MOST_TARGETS])
     styles = {name: CLASS if name == "class" else f"cue{i - 1}" for i, name in enumerate(held)}
-    half = {name: _reached(at, values) for name, values in held.items()}
+    half = {name: reached(at, values) for name, values in held.items()}
     return [
         _held_panel(at, held, _numbers(spectra.get("head", ())), styles),
         _size_panel(at, _numbers(spectra.get("size", ())), half, styles),
@@ -88,7 +88,8 @@ def _power(exponent: float) -> str:
     return "1" if exponent == 0 else f"10⁻{digits}"
 
 
-def _reached(at: Sequence[int], values: list[float], share: float = 0.5) -> int | None:
+def reached(at: Sequence[int], values: list[float], share: float = 0.5) -> int | None:
+    """How many of the widest directions hold that share of what all of them hold."""
     return next((k for k, v in zip(at, values, strict=False) if values[-1] > 0 and v >= share * values[-1]), None)
 
 

@@ -175,9 +175,9 @@ def brief(value: float | None) -> str:
 
     Example:
         >>> brief(0.02228), brief(5.912), brief(1.0)
-        ('0.02', '5.91', '1')
+        ('0.02', '5.91', '1.00')
     """
-    return words.MISSING if value is None else f"{value:.2f}".rstrip("0").rstrip(".").replace("-", "−")
+    return words.MISSING if value is None else f"{value:.2f}".replace("-", "−")
 
 
 def _ruler(caption: str, scale: Scale, form: Callable[..., str], rows: Sequence[Row]) -> Ruler | None:

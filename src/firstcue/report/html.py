@@ -11,17 +11,22 @@ from firstcue.report import words
 from firstcue.report.cues import LENSES, CueRow, cue_rows, judged, ladders, lens, readable
 from firstcue.report.described import TITLES, section
 from firstcue.report.figures import Scale, scale_of, strip
+from firstcue.report.subjects import subjects
 from firstcue.report.timeline import capacity, timeline
 
 MOST_GROUPS = 8
 MOST_PICTURES = 4
 
 
-def page(report: Report) -> str:
+def page(report: Report, *, interactive: bool = False) -> str:
     """One HTML file that makes no request; the report's JSON is embedded in it.
 
     Args:
         report: What to show.
+        interactive: Inline scripts for tooltips, a choice that all charts follow, and zoom; the page works without them too.
+
+    Raises:
+        MissingExtra: Interactive, without the extra `interactive`.
 
     Returns:
         The page. Labels are escaped and shortened for the eye; the embedded JSON holds them whole.
@@ -30,12 +35,25 @@ def page(report: Report) -> str:
         >>> page(Report(verdict="no shortcut found")).startswith("<!doctype html>")
         True
     """
-    return render("page.html", **_facts(report))
+    return render("page.html", **_facts(report), live=_live(report) if interactive else None)
+
+
+def _live(report: Report) -> dict[str, Any]:
+    from markupsafe import Markup
+
+    from firstcue.report.interactive import scripts
+
+    made = scripts(report)
+    return {**made, "charts": embedded(made["charts"]), "code": [Markup(code) for code in made["code"]]}
 
 
 def render(template: str, **facts: Any) -> str:
     """Fill one template of this package; everything is escaped."""
-    return _environment().get_template(template).render(css=_style_sheet(), **facts)
+    return (
+        _environment()
+        .get_template(template)
+        .render(**{"css": _style_sheet(), "live": None, "subject": lambda name: None} | facts)
+    )
 
 
 def embedded(text: str) -> Any:
@@ -53,6 +71,7 @@ def _facts(report: Report) -> dict[str, Any]:
     beside = [p for p in loose if not p.finding][:MOST_PICTURES]
     return {
         "report": report,
+        "subject": subjects(report).find,
         "light": words.LIGHT[report.verdict].lower(),
         "light_word": words.LIGHT[report.verdict],
         "headline": words.headline(report),
