@@ -19,7 +19,7 @@ from firstcue.report import words
 from firstcue.report.charts import reached
 from firstcue.report.subjects import Subjects, subjects
 from firstcue.report.timeline import LENSES, MOST_CURVES, capacity, styles_of
-from firstcue.report.vega import Spec, layered, lines
+from firstcue.report.vega import Spec, layered, lines, tips
 
 
 def scripts(report: Report) -> dict[str, Any]:
