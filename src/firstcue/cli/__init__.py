@@ -6,9 +6,12 @@ what goes to the two output streams. Nothing heavier than typer is imported befo
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from firstcue.cli.commands import app
-from firstcue.cli.completion import answer_the_shell
+from firstcue.cli.completion import asked_by_a_shell
+from firstcue.cli.next_steps import next_steps
+from firstcue.cli.screen import show
 
 __all__ = ["app", "main"]
 
@@ -25,7 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    answer_the_shell()
+    if not words and not asked_by_a_shell():
+        show(next_steps(Path()))  # at once: nothing is parsed
+        return 0
     try:
         app(args=words, prog_name="firstcue", obj={"words": words})
     except SystemExit as stop:

@@ -38,9 +38,11 @@ def completion(
     return Outcome.DONE
 
 
-def answer_the_shell() -> None:
-    """Let a shell that asks for completions be answered in the form that its script reads."""
-    if os.environ.get(VARIABLE):
-        from typer.completion import completion_init
+def asked_by_a_shell() -> bool:
+    """Whether a shell asks for completions; if so, it will be answered in the form that its script reads."""
+    if not os.environ.get(VARIABLE):
+        return False
+    from typer.completion import completion_init
 
-        completion_init()
+    completion_init()
+    return True

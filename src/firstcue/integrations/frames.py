@@ -38,7 +38,7 @@ def columns_of(frame: Any) -> dict[str, np.ndarray]:
     """Every column by its name: numbers and bools as they are, everything else as text.
 
     Raises:
-        ValueError: If two columns share a name, a column is nested, or a column of text has empty cells.
+        ValueError: If two columns share a name, a column is nested, or one has empty cells.
 
     Example:
         >>> import pandas
@@ -57,7 +57,7 @@ def columns_of(frame: Any) -> dict[str, np.ndarray]:
 def _values(series: Any, name: str) -> np.ndarray:
     absent = np.asarray(series.isna() if hasattr(series, "isna") else series.is_null(), dtype=bool)
     values = series.to_numpy()
-    if absent.any() and values.dtype.kind != "f":
+    if absent.any():
         raise ValueError(
             f"column {name!r} has {int(absent.sum())} empty cells (first: row {int(absent.argmax())}). Fill them or drop those "
             f"rows; an attribute may name the absence, for example 'unknown'."
