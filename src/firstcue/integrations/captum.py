@@ -1,11 +1,14 @@
-"""Explanation by simplification in the shape of Captum's attributions, so that its plots and metrics take it."""
+"""Explanation by simplification in the shape of Captum's attributions, and Captum's attributions on the page of a report."""
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from firstcue._checks import as_tensor, require_finite
 from firstcue._extras import require_extra
+from firstcue.forward import left_as_found, one_tensor, unwrap
 from firstcue.simplicity.density import Density
 from firstcue.simplicity.explain import explain_simplify
 from firstcue.simplicity.explained import SimplifyResult
@@ -87,3 +90,105 @@ class _With(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         return self.function(x, *self.more)
+
+
+SHOWN = 4
+"""Images on the page."""
+
+
+def attributed(
+    report: Any,
+    model: nn.Module,
+    x: Any,
+    *,
+    explained: SimplifyResult | None = None,
+    target: Any = None,
+    steps: int = 50,
+) -> Any:
+    """The report with one more picture: where Captum's integrated gradients put the decisions, beside the images.
+
+    It says which pixels the logit responds to on the way from a black image; the report's own pictures say what a decision
+    needs. Neither proves a shortcut: that is what the report's interventions are for.
+
+    Args:
+        report: A report of the same model.
+        model: The classifier, left as found.
+        x: `(n, c, h, w)` images as the model takes them, c of 1 or 3; the first four are shown.
+        explained: What `explain_simplify` found for the same images; its simplified ones are set beside.
+        target: Class ids `(n,)`, or one for all; the model's own decisions when absent.
+        steps: Points on the path from black.
+
+    Returns:
+        A copy of the report.
+
+    Raises:
+        MissingExtra: If Captum is not installed.
+        ValueError: If `x` holds no images, or other images than `explained`.
+
+    Source:
+        Sundararajan, Taly and Yan, "Axiomatic attribution for deep networks" (2017), https://arxiv.org/abs/1703.01365.
+
+    Example:
+        >>> from firstcue import Report
+        >>> model = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
+        >>> page = attributed(Report(verdict="no shortcut found"), model, torch.rand(2, 1, 8, 8))
+        >>> page.pictures[0].title
+        'Integrated gradients'
+    """
+    found = require_extra("captum.attr", "captum", "integrated gradients").IntegratedGradients
+    from firstcue.report.figures import picture
+
+    images = as_tensor(x)[:SHOWN].detach()
+    require_finite(images)
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not images.is_floating_point():
+        raise ValueError(
+            f"`x` has shape {tuple(images.shape)}, {images.dtype}; images (n, 1 or 3, h, w) of floats are needed."
+        )
+    if explained is not None and explained.simplified[: len(images)].shape != images.shape:
+        raise ValueError(
+            f"`explained` holds images {tuple(explained.simplified.shape)} and `x` {tuple(images.shape)}; give the same ones."
+        )
+    inner = unwrap(model)
+    with left_as_found(inner):
+        logits = _logits(inner)
+        wanted = logits(images).argmax(dim=1) if target is None else torch.as_tensor(target)[: len(images)]
+        maps, gap = found(logits).attribute(
+            images.clone(), target=wanted.to(images.device), n_steps=steps, return_convergence_delta=True
+        )
+    shown = picture(*_tiles(images, maps, explained, gap, wanted), columns=2 if explained is None else 3)
+    return report.model_copy(update={"pictures": (*report.pictures, shown)})
+
+
+def _logits(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The model's logits with their gradient; one output f stands for the two logits [-f/2, f/2]."""
+
+    def logits(x: Tensor) -> Tensor:
+        outputs = one_tensor(model(x), len(x))
+        outputs = outputs[:, None] if outputs.ndim == 1 else outputs.flatten(1)
+        return outputs if outputs.shape[1] > 1 else torch.cat([-outputs / 2, outputs / 2], dim=1)
+
+    return logits
+
+
+def _tiles(
+    images: Tensor, maps: Tensor, explained: SimplifyResult | None, gap: Tensor, target: Tensor
+) -> tuple[list[Tensor], str, str, str]:
+    """Pictures, title, caption and text alternative."""
+    low, high = images.amin(), images.amax()
+    strength = maps.detach().abs().sum(dim=1, keepdim=True)
+    strength = strength / strength.amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(strength.dtype).tiny)
+    scale = max(1, 84 // images.shape[2])
+    tiles, columns = [], ["original", "where integrated gradients are large (white; each image on its own scale)"]
+    for i in range(len(images)):
+        row = [(images[i] - low) / (high - low).clamp(min=1e-12), strength[i].expand_as(images[i])]
+        if explained is not None:
+            row.append((explained.simplified[i].to(images) - low) / (high - low).clamp(min=1e-12))
+        tiles += [tile.cpu().repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2) for tile in row]
+    if explained is not None:
+        columns.append("the simplest image that is answered alike")
+    classes = ", ".join(str(int(c)) for c in target.flatten())
+    caption = (
+        f"From left: {', '.join(columns)}. From above: of the logit of class {classes}, from a black image; the parts add up to "
+        f"the logit's change within {float(gap.abs().max()):.2g}. A response of the logit, no proof of reliance."
+    )
+    return tiles, "Integrated gradients", caption, f"{len(images)} images, each beside {' and '.join(columns[1:])}"
