@@ -75,6 +75,14 @@ def test_a_column_that_the_model_reads_is_edited_and_nothing_else(library):
     assert torch.equal(batch.edit(batch.x, 1)[batch.attribute == 1], batch.x[batch.attribute == 1])
 
 
+def test_an_attribute_beside_the_table_is_taken_as_it_is():
+    frame = pandas.DataFrame(people(60))
+    pipeline, inputs = fitted(frame)
+    region = np.array(["north", "south"])[np.arange(60) // 3 % 2]
+    _, batch, _ = accepted(pipeline, (inputs, frame["income"], region))
+    assert batch.values == ("north", "south") and batch.x.shape == (60, 4) and batch.edit is None
+
+
 def test_a_tree_is_convicted_by_the_column_it_reads():
     train, held = (
         pandas.DataFrame(people(seed=s, agree=a)).rename(columns={"income": "y"}) for s, a in [(0, 0.9), (1, 0.5)]

@@ -26,6 +26,8 @@ class Columns:
     columns: dict[str, np.ndarray]
     label: str
     library: str = ""
+    attribute: Any = None
+    """Values of the attribute, where they were given beside the table."""
 
 
 def accepted(model: Any, data: Any, held_out: Any = None, attribute: Any = None) -> tuple[nn.Module, Any, Any]:
@@ -83,10 +85,10 @@ def _plain(data: Any, cues: Sequence[str]) -> Any:
 def _as_table(data: Any, cues: Sequence[str]) -> Any:
     if isinstance(data, str | Path) and Path(data).suffix.lower() in TABLES and Path(data).is_file():
         return read_table(data, attributes=cues)
-    if data is None or not _framed(data) or (isinstance(data, tuple | list) and len(data) == 3):
+    if data is None or not _framed(data):
         return data
-    frame, *rest = data if isinstance(data, tuple | list) else (data,)
-    return Columns(*labelled(columns_of(frame), rest[0] if rest else None, None), library_of(frame))
+    frame, y, given = (*data, None)[:3] if isinstance(data, tuple | list) else (data, None, None)
+    return Columns(*labelled(columns_of(frame), y, None), library_of(frame), given)
 
 
 def _bound(model: Estimated, data: Columns, held: Columns | None, cues: Sequence[str]) -> tuple[nn.Module, Any, Any]:
@@ -102,7 +104,11 @@ def _bound(model: Estimated, data: Columns, held: Columns | None, cues: Sequence
             raise ValueError(f"the data has no attribute {cue!r}; columns found: {known}.")
         levels[cue] = np.unique(np.concatenate([part.columns[cue] for part in parts]))
     model.table = Table(reads, data.library)
-    batches = [_with_classes(rows_for(part.columns, reads, label=part.label, levels=levels), model) for part in parts]
+    batches = []
+    for part in parts:
+        batch = rows_for(part.columns, reads, label=part.label, levels=levels)
+        batch = batch if part.attribute is None else batch.with_attribute(part.attribute)
+        batches.append(_with_classes(batch, model))
     return model, batches[0], batches[1] if held is not None else None
 
 
