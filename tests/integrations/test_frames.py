@@ -10,7 +10,9 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 
 import firstcue as fc
+from cli_cases import only_object
 from firstcue.auditing.accepting import accepted
+from firstcue.cli import main
 from firstcue.data import read
 from firstcue.integrations.frames import columns_of, decode, encode, is_frame, schema
 from firstcue.layers import predict
@@ -100,6 +102,26 @@ def test_a_value_that_held_out_rows_lack_can_be_set_all_the_same():
     _, _, batch = accepted(pipeline, (inputs, train["income"]), (held.drop(columns="income"), held["income"]), "sex")
     assert batch.values == ("man", "unknown", "woman")
     assert (batch.edit(batch.x, 1)[:, 2] == 1).all()
+
+
+def test_the_command_line_gives_a_model_fitted_on_names_its_columns(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, seed, agree in (("train", 0, 0.9), ("held", 1, 0.5)):
+        pandas.DataFrame(people(seed=seed, agree=agree)).to_csv(tmp_path / f"{name}.csv", index=False)
+    (tmp_path / "named_models.py").write_text(
+        "import pandas\nfrom sklearn.compose import make_column_transformer\n"
+        "from sklearn.linear_model import LogisticRegression\nfrom sklearn.pipeline import make_pipeline\n"
+        "from sklearn.preprocessing import OneHotEncoder, StandardScaler\n\n"
+        "def made():\n    rows = pandas.read_csv('train.csv')\n"
+        "    steps = make_column_transformer((StandardScaler(), ['age', 'hours']), (OneHotEncoder(), ['sex']))\n"
+        "    return make_pipeline(steps, LogisticRegression()).fit(rows[['sex', 'hours', 'age']], rows['income'])\n"
+    )
+    words = ["named_models:made", "train.csv", "--label", "income", "--attribute", "sex", "--held-out", "held.csv"]
+    assert main(["fix", "erase", *words, "--out", "fixed", "--json"]) == 0
+    told = only_object(capsys.readouterr().out)
+    assert told["before"]["worst_group"]["accuracy"] < 0.3 < told["after"]["worst_group"]["accuracy"]
+    assert main(["fix", "erase", *words[:-2], "--label", "wage", "--out", "fixed"]) == 3
+    assert "no column 'wage'" in capsys.readouterr().err
 
 
 def test_a_torch_model_gets_numbers_without_the_cue():

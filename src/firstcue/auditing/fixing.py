@@ -144,7 +144,8 @@ def _with_new_head(
     )
     if method.needs_attribute and held.attribute is None:
         raise ValueError(
-            f"the remedy {remedy!r} serves groups equally and needs an attribute; give `attribute`, or use 'last-layer, class-balanced'."
+            f"the remedy {remedy!r} serves groups equally and needs an attribute; give `attribute` (--attribute COL), or "
+            f"use 'last-layer, class-balanced' (firstcue fix last-layer-classes)."
         )
     if method.needs_early:
         if early is None:

@@ -67,8 +67,8 @@ def richness(run: Run, subject: Subject, fresh: Untrained | None, train: Batch, 
 
 def agreement(run: Run, subject: Subject, train: Batch, progress: Progress) -> Described:
     """Whether the values of the cue want the same of the model."""
-    if train.attribute is None:
-        return Described()
+    if train.attribute is None or next(run.model.parameters(), None) is None:
+        return Described()  # without a cue, or of a model that has no gradients, such as a forest of trees
     some = some_rows(len(train), SHARE * run.effort.gradient_rows, run.seed)
     features = None if subject.head is None else run.trained_on(train, some, subject.head)
     found = measure_groups(

@@ -82,7 +82,9 @@ class Run:
         return some_rows(len(held), self.effort.described_rows, self.seed)
 
     def untrained(self, subject: Subject, held: Batch) -> Untrained | None:
-        """The network with fresh weights, run over the rows that are probed or described."""
+        """The network with fresh weights, run over the rows that are probed or described; None without weights."""
+        if next(self.model.parameters(), None) is None:
+            return None
         probed, described = self.probed(held), self.described(held)
         layers = list(subject.depth)
         rows = torch.cat([probed, described]).unique()
