@@ -175,10 +175,15 @@ def run(model: nn.Module, x: Tensor) -> Tensor:
     except (MemoryError, Refused):
         raise
     except Exception as error:  # the user's code: anything may come out, and all of it is the user's to mend
+        several = isinstance(error, TypeError) and "required positional argument" in str(error)
         raise ValueError(
             f"the model raised {type(error).__name__} on inputs of shape {tuple(given.shape)}, "
             f"dtype {given.dtype}: {error}\n"
-            f"Check that the data has the shape, the order of axes and the dtype that the model was trained on."
+            + (
+                "A model of several inputs goes into a module of one input, which makes or holds the others."
+                if several
+                else "Check that the data has the shape, the order of axes and the dtype that the model was trained on."
+            )
         ) from error
     return one_tensor(returned, len(x))
 

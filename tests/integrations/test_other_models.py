@@ -142,6 +142,20 @@ def test_a_text_model_of_hugging_face_takes_token_ids():
     assert fixed.before.overall.n > 0
 
 
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, input_ids, attention_mask):
+        return self.head(input_ids * attention_mask)
+
+
+def test_a_model_of_several_inputs_is_told_how_to_be_audited():
+    with pytest.raises(ValueError, match=r"missing 1 required positional argument.*\n.*module of one input"):
+        predict(Two(), torch.zeros(3, 4))
+
+
 # exported programs ---------------------------------------------------------------------------------------------------
 
 
