@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from firstcue.auditing.cue import findings, measure_cue
 from firstcue.auditing.subject import Subject
 from firstcue.batch import Batch
+from firstcue.finding import Report
 from firstcue.layers import Head
 
 SIZE = 3.0
@@ -95,3 +96,10 @@ def case(
     held_table = np.full_like(train_table, 1 / train_table.shape[1]) if held_table is None else held_table
     train, held = rows(train_table, n_train, rng), rows(held_table, n_held, rng, harder=harder)
     return Case(train, held, fitted_head(train, uses=uses))
+
+
+def timeless(report: Report) -> Report:
+    """The report without what a clock said."""
+    environment = report.environment.model_copy(update={"seconds": None, "seconds_expected": None})
+    remedies = tuple(r.model_copy(update={"seconds": None}) for r in report.remedies)
+    return report.model_copy(update={"environment": environment, "remedies": remedies})

@@ -1,18 +1,27 @@
 """One measurement that fails is told in a note; the rest of the report stands."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
+Errors = tuple[type[Exception], ...]
 
 
-def attempt(stage: str, work: Callable[[], T], otherwise: T, mine: tuple[type[Exception], ...] = ()) -> tuple[T, str]:
+@overload
+def attempt(stage: str, work: Callable[[], T], otherwise: None, mine: Errors = ()) -> tuple[T | None, str]: ...
+
+
+@overload
+def attempt(stage: str, work: Callable[[], T], otherwise: Any, mine: Errors = ()) -> tuple[T, str]: ...
+
+
+def attempt(stage: str, work: Callable[[], Any], otherwise: Any, mine: Errors = ()) -> tuple[Any, str]:
     """What `work` returns and no note, or `otherwise` and a note that says what happened.
 
     Args:
         stage: What is attempted, in words.
         work: Does it.
-        otherwise: Stands in the place of what could not be measured.
+        otherwise: Stands in the place of what could not be measured; None, or an empty value of the type that `work` returns.
         mine: What is raised by the user's own input, and told as an error.
 
     Example:

@@ -1,6 +1,6 @@
 """How much an audit measures: three settings, each one frozen value; none of them touches the verdict's rule or its tests."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 LENSES = ("order of statistics", "richness", "agreement", "simplicity")
@@ -25,6 +25,8 @@ class Effort:
     """Shuffles at the least for each of several cues, which Holm's correction needs."""
     remedies: tuple[str, ...] | None
     """Those tried when nobody names any; all that apply when None."""
+    nameless_remedies: tuple[str, ...] | None
+    """The same where there is no cue to group rows by."""
     train_rows: int
     """Training rows whose features a remedy may use."""
     described_rows: int
@@ -40,6 +42,12 @@ class Effort:
     steps: int
     """Of each explanation."""
 
+    def tries(self, wanted: Sequence[str] | None, cued: bool) -> Sequence[str] | None:
+        """Names of the remedies to try; None for all that apply."""
+        if wanted is not None:
+            return wanted
+        return self.remedies if cued else self.nameless_remedies
+
 
 FAST = Effort(
     name="fast",
@@ -49,7 +57,8 @@ FAST = Effort(
     probed_rows=0,
     draws=199,
     draws_per_cue=40,
-    remedies=("last-layer", "erase", "last-layer, class-balanced"),
+    remedies=("last-layer", "erase"),
+    nameless_remedies=("last-layer, class-balanced",),
     train_rows=0,
     described_rows=0,
     gradient_rows=0,
@@ -67,6 +76,7 @@ DEFAULT = Effort(
     draws=199,
     draws_per_cue=40,
     remedies=None,
+    nameless_remedies=None,
     train_rows=10_000,
     described_rows=2000,
     gradient_rows=250,
@@ -84,6 +94,7 @@ THOROUGH = Effort(
     draws=999,
     draws_per_cue=200,
     remedies=None,
+    nameless_remedies=None,
     train_rows=30_000,
     described_rows=5000,
     gradient_rows=500,

@@ -84,7 +84,7 @@ def audit_embeddings(
         'no shortcut found'
     """
     clock, much = time.perf_counter(), effort_of(effort)
-    for name in remedies or ():
+    for name in set(remedies or ()) - repair.NEEDS_TRAINING:
         repair.find(name)
     progress("reading embeddings", 0.0)
     material = _material(x, y, attribute, outputs, held_out, seed)
@@ -96,7 +96,7 @@ def audit_embeddings(
     lenses = of_embeddings(subject, held, LAYER, much, seed, within(progress, 0.75, 0.8))
     tried, untried = attempt(
         "trying remedies",
-        lambda: _remedies(much.remedies if remedies is None else remedies, subject, held, seed, progress),
+        lambda: _remedies(much.tries(remedies, bool(data.cues)), subject, held, seed, progress),
         (),
     )
     return close(

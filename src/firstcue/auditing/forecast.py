@@ -137,13 +137,12 @@ def forecast_embeddings(
 
 
 def _tried(effort: Effort, wanted: Sequence[str] | None, cued: bool, *, trains: bool) -> tuple[str, ...]:
-    names = effort.remedies if wanted is None else tuple(wanted)
+    """Names of the remedies that are measured, and of those of the whole network that are rehearsed."""
+    names = effort.tries(wanted, cued)
     methods = [m for m in repair.METHODS.values() if (not m.by_request if names is None else m.name in names)]
-    return tuple(
-        m.name
-        for m in methods
-        if m.name != "as it is" and (cued or not m.needs_attribute) and (trains or not m.needs_train)
-    )
+    measured = [m.name for m in methods if (cued or not m.needs_attribute) and (trains or not m.needs_train)]
+    rehearsed = [name for name in repair.NEEDS_TRAINING if trains and (names is None or name in names)]
+    return tuple(name for name in (*measured, *sorted(rehearsed)) if name != "as it is")
 
 
 def measured_yardstick(clock: Clock = time.perf_counter) -> float:
@@ -189,7 +188,7 @@ def _forecast(s: Sizes, effort: Effort, scale: float) -> Forecast:
     return Forecast({"passes": s.row * _passes(s, effort)} | parts, _what(s, effort))
 
 
-def _passes(s: Sizes, effort: Effort) -> float:
+def _passes(s: Sizes, effort: Effort) -> int:
     """Rows that the model is run over, a gradient counted as several."""
     probed, described = min(s.held, effort.probed_rows), min(s.held, effort.described_rows)
     edited = s.values * (s.held if s.remedies and s.held * s.values <= 50_000 else min(s.held, 2000)) if s.edits else 0
@@ -207,7 +206,7 @@ def _probe(rows: int, labels: int) -> float:
     return 0.1 + 3e-4 * min(rows, 1000) + 8e-5 * labels * min(rows, 1000)
 
 
-def _probing(s: Sizes, effort: Effort, targets: list[int]) -> float:
+def _probing(s: Sizes, effort: Effort, targets: list[int]) -> int | float:
     if not s.row:  # embeddings
         seen = min(s.held, 5000)
         return sum(_probe(seen, k) if "strong" in effort.probes else 0.05 for k in targets)
@@ -235,7 +234,11 @@ def _repair(name: str, s: Sizes) -> float:
     rows = min(s.held, 4000) if not s.row else s.held
     if name.startswith("erase"):
         return 0.03 + 1e-5 * rows
-    return 1 + 1e-3 * rows if name == "and-mask" else 0.5 + 3e-4 * rows + 0.08 * s.classes
+    if name in repair.NEEDS_TRAINING:
+        return 0.6  # rehearsed on the last layer, on no more than some thousand rows
+    if name == "and-mask":
+        return 1 + 1e-3 * rows
+    return (2 if "class-balanced" in name else 1) * (0.5 + 1e-4 * rows * s.classes)
 
 
 def _scan(s: Sizes) -> float:

@@ -131,7 +131,7 @@ def audit(
 
 def _wanted(model: nn.Module, remedies: Sequence[str] | None, checkpoints: Any) -> list[tuple[int, State]]:
     """The checkpoints that are to be followed; what is misspelt or does not fit is refused before the work."""
-    for name in remedies or ():
+    for name in set(remedies or ()) - repair.NEEDS_TRAINING:
         repair.find(name)
     found = [] if checkpoints is None else states(checkpoints)
     require_fitting(model, found)

@@ -191,7 +191,7 @@ def material(run: Run, wanted: Sequence[str] | None, subject: Subject, train: Ba
     if subject.head is None or subject.features is None or (wanted is not None and not wanted):
         return None
     mine = repair.Rows(subject.features, held.y, held.attribute, held.num_values)
-    named = any(repair.find(name).needs_train for name in wanted or ())
+    named = any(name in repair.NEEDS_TRAINING or repair.find(name).needs_train for name in wanted or ())
     chosen = spread(train, max(run.effort.train_rows, DEFAULT.train_rows if named else 0), run.seed)
     features = run.trained_on(train, chosen, subject.head) if len(chosen) else None
     if features is None:
@@ -219,7 +219,7 @@ def tried(
     """What each remedy of the last layer is worth; nothing without material."""
     if found is None or subject.head is None:
         return ()
-    names = run.effort.remedies if wanted is None else wanted
+    names = run.effort.tries(wanted, held.attribute is not None)
     tell = within(run.progress, 0.75, 0.97)
     stakes = _stakes(run, train, held, subject)
     return repair.try_all(names, found.held, found.train, subject.head, run.seed, tell, stakes)

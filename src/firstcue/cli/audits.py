@@ -1,5 +1,6 @@
 """`demo`, `audit` and `audit-embeddings`: a model or arrays go in, a report comes out."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,6 +21,10 @@ GateFile = Annotated[
     Path | None, typer.Option("--gate", help="TOML file of demands; exit 1 when the report breaks one.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the report as one JSON object.")]
+Fast = Annotated[
+    bool, typer.Option("--fast", help="The verdict, the groups and the commonest remedies; the model is not described.")
+]
+Thorough = Annotated[bool, typer.Option("--thorough", help="More rows, layers, draws and explained decisions.")]
 Junit = Annotated[Path | None, typer.Option("--junit", help="Also write JUnit XML to this file.")]
 
 
@@ -63,12 +68,15 @@ def audit(
     checkpoints: Annotated[
         str | None, typer.Option("--checkpoints", help="Glob of checkpoints, for the order of learning.")
     ] = None,
+    fast: Fast = False,
+    thorough: Thorough = False,
     out: Out = None,
     gate: GateFile = None,
     as_json: AsJson = False,
     junit: Junit = None,
 ) -> int:
     """Does this model rely on a shortcut, which, since when, and what would repair it?"""
+    effort = _effort(fast, thorough)
     demands = _prepare(settings, out, gate, junit)
     from firstcue import audit as audit_model
     from firstcue.models import load_model
@@ -84,11 +92,13 @@ def audit(
             attribute=attributes_for_audit(attribute),
             held_out=unseen,
             checkpoints=checkpoints,
+            effort=effort,
             seed=settings.seed,
             device=settings.device,
             batch_size=settings.batch_size,
             command=settings.command,
             progress=tell,
+            announce=partial(note, quiet=settings.quiet),
         )
     return _deliver(report, out, demands, as_json, junit)
 
@@ -127,12 +137,15 @@ def audit_embeddings(
     backend: Chosen = Backend.LOKY,
     workers: Workers = None,
     scheduler: Scheduler = None,
+    fast: Fast = False,
+    thorough: Thorough = False,
     out: Out = None,
     gate: GateFile = None,
     as_json: AsJson = False,
     junit: Junit = None,
 ) -> int:
     """The same question asked of embeddings, labels and perhaps an attribute and the model's outputs."""
+    effort, foretold = _effort(fast, thorough), partial(note, quiet=settings.quiet)
     if _names_shards(x):
         if held_out is not None or held_out_outputs is not None:
             raise WrongUsage("--held-out: shards take none; audit the held-out rows as shards of their own.")
@@ -152,9 +165,11 @@ def audit_embeddings(
                 backend=str(backend),
                 workers=workers,
                 scheduler=scheduler,
+                effort=effort,
                 seed=settings.seed,
                 command=settings.command,
                 progress=tell,
+                announce=foretold,
             )
         return _deliver(report, out, demands, as_json, junit)
     if y is None:
@@ -172,11 +187,20 @@ def audit_embeddings(
             arrays.attribute,
             arrays.outputs,
             arrays.held_out,
+            effort=effort,
             seed=settings.seed,
             command=settings.command,
             progress=tell,
+            announce=foretold,
         )
     return _deliver(report, out, demands, as_json, junit)
+
+
+def _effort(fast: bool, thorough: bool) -> str:
+    """The setting that the options ask for."""
+    if fast and thorough:
+        raise WrongUsage("--fast and --thorough exclude each other; leave both out for what lies between.")
+    return "fast" if fast else "thorough" if thorough else "default"
 
 
 def _names_shards(x: Path) -> bool:
