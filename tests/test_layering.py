@@ -16,6 +16,7 @@ ORDER = [
     ["_checks"],
     ["_rows"],
     ["batch", "_scatter", "linalg"],
+    ["_drafts"],
     ["_procrustes"],
     ["moments", "bures"],
     ["shrinkage"],

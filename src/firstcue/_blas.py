@@ -20,18 +20,26 @@ def product(a: Tensor, b: Tensor) -> Tensor:
 def congruence(matrix: Tensor, factor: Tensor, *, overwrite: bool = False) -> Tensor:
     """`factor.mT @ matrix @ factor` for a covariance matrix; three fifths of the work where it has a Cholesky factor L.
 
-    The product L^T factor spares the zeros of L, and its product with its own transpose half the rest. `overwrite` lets it take the factor's memory.
+    The product L^T factor spares the zeros of L, and its product with its own transpose half the rest. `overwrite` lets it
+    take the factor's memory. Where `factor` is float32 and the matrix float64, L is computed in float64 and then rounded,
+    which costs weak directions only the root of the precision that rounding the matrix would.
     """
-    if matrix.device.type != "cpu" or matrix.dtype not in (torch.float32, torch.float64) or not factor.is_contiguous():
-        return product(factor.mT, product(matrix, factor))
+    kinds = (torch.float32, torch.float64)
+    if matrix.device.type != "cpu" or matrix.dtype not in kinds or not factor.is_contiguous():
+        return product(factor.mT, product(matrix.to(factor.dtype), factor))
     from scipy.linalg import blas, lapack
 
-    factorise, multiply = (lapack.spotrf, blas.strmm) if matrix.dtype == torch.float32 else (lapack.dpotrf, blas.dtrmm)
+    factorise = lapack.spotrf if matrix.dtype == torch.float32 else lapack.dpotrf
+    multiply = blas.strmm if factor.dtype == torch.float32 else blas.dtrmm
     root, failed = factorise(matrix.detach().numpy().T, lower=1, clean=0)
     if failed:
-        return product(factor.mT, product(matrix, factor))
-    half = torch.from_numpy(multiply(1.0, root, factor.detach().numpy().T, side=1, lower=1, overwrite_b=overwrite)).mT
+        return product(factor.mT, product(matrix.to(factor.dtype), factor))
+    rounded = root.astype(np.float32) if factor.dtype == torch.float32 else root
     del root
+    half = torch.from_numpy(
+        multiply(1.0, rounded, factor.detach().numpy().T, side=1, lower=1, overwrite_b=overwrite)
+    ).mT
+    del rounded
     return product(half.mT, half)
 
 

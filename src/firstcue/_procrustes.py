@@ -13,12 +13,16 @@ import torch
 from torch import Tensor
 
 from firstcue._blas import congruence, eigh, product
+from firstcue._drafts import Draft
 from firstcue.linalg import eigh_psd, equilibrate, sqrt_psd
 
 TINY = torch.finfo(torch.float64).tiny
 EXACT = 1e-8
 """Relative error, in whitened units, up to which an aligned root is taken as exact."""
 
+
+GOAL = 3e-4
+"""The same, of a draft, as a share of the residual before it."""
 
 USEFUL = 0.01
 """The same, up to which a draft is worth while; first residuals are larger."""
@@ -62,7 +66,7 @@ def midpoint(matrices: Tensor | Sequence[Tensor], shares: Tensor) -> Alignment:
     roots, condition = [first], 1.0
     if len(matrices) == 2:
         found = nearest_root(matrices[1], first, Precision.FAST)
-        if _noise(found.condition, Precision.FAST) <= EXACT:
+        if found.noise <= EXACT:
             roots.append(torch.linalg.solve_triangular(first.mT, found.part, upper=True))
         else:
             found = nearest_root(matrices[1], first, Precision.CAREFUL)
@@ -82,55 +86,105 @@ def _asymmetry(one: Tensor, two: Tensor) -> float:
 
 
 def iterate(
-    matrices: Tensor | Sequence[Tensor], shares: Tensor, factor: Tensor, tolerance: float, max_iterations: int
+    matrices: Tensor | Sequence[Tensor], shares: Tensor, mean: Tensor, tolerance: float, max_iterations: int
 ) -> Alignment:
-    """The fixed point, each pass as exact as the residual then asks for."""
-    mixing = _Anderson()
-    precision = _first_precision(matrices[0], factor)
+    """The fixed point from a root of `mean`, each pass as exact as the residual then asks for."""
+    mixing, previous = _Anderson(), 1.0
+    factor, precision = _first(mean)
     bridges = factor.new_empty(len(matrices), *factor.shape)
+    drafts = _Drafts(bridges)
     for passes in range(1, max_iterations + 1):
         if passes == max_iterations:
             precision = max(precision, Precision.FAST)
-        mean, overlap, condition = _align(bridges, matrices, shares, factor, precision)
-        noise, floor, step = _noise(condition, precision), _floor(condition), mean - factor
+        mean, overlap, noise, condition = _align(
+            bridges, matrices, shares, factor, precision, drafts, max(previous * GOAL, 3e-7)
+        )
+        floor, step = _floor(condition), mean - factor
         residual = _relative(step, factor)
-        careful = precision is Precision.CAREFUL
+        careful, drafted = precision is Precision.CAREFUL, precision is Precision.DRAFT
         exact = precision > Precision.DRAFT and noise <= EXACT
         hopeless = careful and residual == float("inf")  # the factor lost a direction
         if (exact and residual <= max(tolerance, floor)) or passes == max_iterations or hopeless:
             break
-        if noise > max(residual, tolerance) / 10 or residual <= tolerance:
+        if _too_rough(noise, residual, previous, tolerance, precision):
             precision = Precision(min(precision + 1, Precision.CAREFUL))
-        if noise <= 1 and residual < float("inf"):
+        if drafted and precision > Precision.DRAFT:
+            factor, mixing = factor + step, _Anderson()  # drafts are too rough to be mixed with what comes now
+        elif noise <= 1 and residual < float("inf"):
             factor = mixing(factor, step, residual)
+        previous = residual
     if not exact:  # stopped early: what was aligned roughly must still arrive exactly
-        _, overlap, _ = _align(bridges, matrices, shares, factor, Precision.CAREFUL)
+        _, overlap, _, _ = _align(bridges, matrices, shares, factor, Precision.CAREFUL, drafts, 0.0)
         careful = True
     return Alignment(factor, bridges, careful, overlap, residual, passes, floor)
 
 
-def _first_precision(matrix: Tensor, factor: Tensor) -> Precision:
-    """A draft where it is cheaper and good enough to be of use, judged by one matrix."""
-    if len(factor) < 128:
-        return Precision.FAST
-    condition = nearest_root(matrix, factor, Precision.DRAFT).condition
-    return Precision.DRAFT if _noise(condition, Precision.DRAFT) <= USEFUL else Precision.FAST
+def _first(mean: Tensor) -> tuple[Tensor, Precision]:
+    """A root of the mean and how exactly to begin: with drafts where they are cheaper and good enough to be of use."""
+    if len(mean) >= 128:
+        values, vectors = eigh(mean)
+        condition = float(values[-1] / values[0].clamp(min=TINY))
+        if _noise(condition, Precision.DRAFT) <= USEFUL:  # longest column first, along the axes of the mean
+            return (vectors * values.sqrt()).flip(1).contiguous(), Precision.DRAFT
+    return full_root(mean), Precision.FAST
+
+
+def _too_rough(noise: float, residual: float, previous: float, tolerance: float, precision: Precision) -> bool:
+    """Whether the next pass has to be more exact than this one; after a draft, if it may well be the last."""
+    if precision is Precision.DRAFT:
+        shrinking = residual / previous
+        return shrinking > 0.5 or residual * min(1.0, shrinking) <= tolerance / 3
+    return noise > max(residual, tolerance) / 10 or residual <= tolerance
+
+
+class _Drafts:
+    """One draft for each matrix, in the memory in which their bridges will be kept; which decomposition starts them."""
+
+    def __init__(self, bridges: Tensor) -> None:
+        self.each = [Draft(b.view(-1).view(torch.float32).view(2, *b.shape)) for b in bridges]
+        self.cold = Precision.DRAFT
+        self.begun = True
+
+    def nearest(self, c: int, matrix: Tensor, factor: Tensor, goal: float) -> "Nearest":
+        """From the pass before; anew where the factor has moved too far for that."""
+        found = self.each[c].root(matrix, factor, goal) if self.begun else None
+        if found is not None:
+            root, unit, error = found
+            overlap = float(root.diagonal().sum(dtype=torch.float64)) * unit
+            return Nearest(root.to(factor.dtype).mul_(unit), root, 1.0, overlap, error)
+        self.begun = self.begun and c > 0  # the axes of the mean are no basis for the first, hence for none
+        anew = nearest_root(matrix, factor, self.cold)
+        if anew.noise > USEFUL:
+            self.cold = Precision.FAST
+            anew = nearest_root(matrix, factor, self.cold)
+        self.each[c].adopt(anew.bridge)
+        self.begun = self.begun or c == len(self.each) - 1
+        return anew
 
 
 def _align(
-    bridges: Tensor, matrices: Tensor | Sequence[Tensor], shares: Tensor, factor: Tensor, precision: Precision
-) -> tuple[Tensor, float, float]:
-    """Write the bridges; return the mean of the nearest roots, its overlap with the factor, and the worst condition."""
-    mean, overlap, worst = torch.zeros_like(factor), 0.0, 1.0
+    bridges: Tensor,
+    matrices: Tensor | Sequence[Tensor],
+    shares: Tensor,
+    factor: Tensor,
+    precision: Precision,
+    drafts: _Drafts,
+    goal: float,
+) -> tuple[Tensor, float, float, float]:
+    """Write the bridges; return the mean of the nearest roots, its overlap with the factor, the worst noise and condition."""
+    mean, overlap, noise, worst = torch.zeros_like(factor), 0.0, 0.0, 1.0
     for c, (matrix, share) in enumerate(zip(matrices, shares.tolist(), strict=True)):
-        found = nearest_root(matrix, factor, precision)
-        bridges[c] = found.bridge
+        if precision is Precision.DRAFT:
+            found = drafts.nearest(c, matrix, factor, goal)
+        else:
+            found = nearest_root(matrix, factor, precision)
+            bridges[c] = found.bridge
         mean.add_(found.part, alpha=share)
         overlap += share * found.overlap
-        worst = max(worst, found.condition)
+        noise, worst = max(noise, found.noise), max(worst, found.condition)
     if precision is not Precision.CAREFUL:
         mean = torch.linalg.solve_ex(factor.mT, mean).result
-    return mean, overlap, worst
+    return mean, overlap, noise, worst
 
 
 class Nearest(NamedTuple):
@@ -148,6 +202,9 @@ class Nearest(NamedTuple):
     overlap: float
     """tr (F^T R)."""
 
+    noise: float
+    """Relative error of R, in its weakest direction; of a draft, in the mean of all."""
+
 
 def nearest_root(matrix: Tensor, factor: Tensor, precision: Precision) -> Nearest:
     """R = L Q for any root L, with Q the orthogonal polar factor of L^T F.
@@ -158,11 +215,11 @@ def nearest_root(matrix: Tensor, factor: Tensor, precision: Precision) -> Neares
         some = some_root(matrix)
         some = some[:, some.any(dim=0)]
         if some.shape[1] == 0:
-            return Nearest(matrix, matrix, 1.0, 0.0)
+            return Nearest(matrix, matrix, 1.0, 0.0, 0.0)
         left, stretch, right = torch.linalg.svd(product(some.mT, factor), full_matrices=False)
         root = product(some, product(left, right))
         condition = float((stretch[0] / stretch[-1].clamp(min=TINY)).square())
-        return Nearest(root, root, condition, float(stretch.sum()))
+        return Nearest(root, root, condition, float(stretch.sum()), _noise(condition, precision))
     dtype = torch.float32 if precision is Precision.DRAFT else torch.float64
     # scaled, so that float32 neither overflows nor underflows
     size, length = matrix.diagonal().max().clamp(min=TINY), factor.norm().clamp(min=TINY)
@@ -171,13 +228,14 @@ def nearest_root(matrix: Tensor, factor: Tensor, precision: Precision) -> Neares
     del near  # large matrices are let go as soon as they can be
     values, vectors = eigh(aligned, overwrite=True)
     if not float(values[-1]) > 0:
-        return Nearest(matrix, matrix, float("inf"), 0.0)
+        return Nearest(matrix, matrix, float("inf"), 0.0, _noise(float("inf"), precision))
     values = values.clamp(min=torch.finfo(dtype).eps * float(values[-1]))
     unit, fourth = size.sqrt() * length, values.sqrt().sqrt()
     half = vectors * fourth  # a product with its own transpose takes half the work
     together = product(half, half.mT).to(torch.float64).mul_(unit)
     bridge = vectors.div_(fourth * unit.sqrt())
-    return Nearest(together, bridge, float(values[-1] / values[0]), float(values.sqrt().sum() * unit))
+    condition, overlap = float(values[-1] / values[0]), float(values.sqrt().sum() * unit)
+    return Nearest(together, bridge, condition, overlap, _noise(condition, precision))
 
 
 def _noise(condition: float, precision: Precision) -> float:

@@ -249,7 +249,7 @@ def _solve(
     if len(mean) == 0:
         return Barycenter(mean, 0.0, 0, True, 0.0, mean, mean.new_zeros(len(matrices), 0, 0), True)
     few = len(matrices) <= 2
-    found = midpoint(matrices, shares) if few else iterate(matrices, shares, full_root(mean), tolerance, max_iterations)
+    found = midpoint(matrices, shares) if few else iterate(matrices, shares, mean, tolerance, max_iterations)
     matrix = product(found.factor, found.factor.mT)
     spread = float(mean.trace() + matrix.trace())
     objective = max(0.0, spread - 2 * found.overlap)
