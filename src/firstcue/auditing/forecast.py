@@ -23,7 +23,7 @@ from firstcue.layers import Head
 
 Clock = Callable[[], float]
 
-YARDSTICK = 0.005
+YARDSTICK = 0.0045
 """Seconds of the yardstick where the constants below were measured."""
 TIMED_ROWS = 64
 BACKWARD = 3
