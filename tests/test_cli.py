@@ -77,15 +77,24 @@ def test_the_report_names_the_command_that_makes_it_again(audited):
     assert json.loads(done.stdout)["environment"]["command"] == shlex.join(["firstcue", *words])
 
 
-def test_the_command_line_gives_the_numbers_of_the_python_api(audited, here):
+def test_the_command_line_the_report_and_python_give_the_same_answer_to_the_last_digit(audited, here):
     from firstcue.data import read
 
-    done, _, _ = audited
+    done, out, _ = audited
     report = fc.audit(leaning(), read("train.npz"), attribute="cue", held_out=read("held.npz"))
-    told = json.loads(done.stdout)
-    mine = json.loads(report.to_json())
-    assert told["groups"] == mine["groups"]
-    assert [f["value"] for f in told["findings"]] == [f["value"] for f in mine["findings"]]
+    mine = timeless(report.to_json())
+    assert timeless(done.stdout) == mine
+    assert timeless(fc.Report.load(out / "report.html").to_json()) == mine
+
+
+def timeless(text: str) -> dict:
+    """A report without its command and what a clock said."""
+    told = only_object(text)
+    for name in ("command", "seconds", "seconds_expected"):
+        told["environment"].pop(name)
+    for remedy in told["remedies"]:
+        remedy.pop("seconds")
+    return told
 
 
 def test_without_out_or_json_an_audit_prints_the_summary(here, capsys):
@@ -95,7 +104,7 @@ def test_without_out_or_json_an_audit_prints_the_summary(here, capsys):
 
 
 def test_several_attributes_are_judged_each(here, capsys):
-    code, out, _ = run([*AUDIT, "--attribute", "noise", "--json"], capsys)
+    code, out, _ = run([*AUDIT, "--attribute", "noise", "--fast", "--json"], capsys)
     judged = {f["cue"]: f["status"] for f in only_object(out)["findings"] if f["id"].startswith("reliance/")}
     assert code == 0
     assert judged == {"cue": "relies", "noise": "no shortcut found"}
@@ -133,7 +142,7 @@ def test_an_inconclusive_verdict_has_its_own_exit_code(here, told, capsys, gate,
 
 
 def test_too_few_rows_are_inconclusive(here, capsys):
-    assert run(["audit", *MODEL, "--attribute", "cue", "--held-out", "few.npz"], capsys)[0] == 5
+    assert run(["audit", *MODEL, "--attribute", "cue", "--held-out", "few.npz", "--fast"], capsys)[0] == 5
 
 
 def test_options_that_work_everywhere_may_stand_before_the_command(here, capsys, monkeypatch):
@@ -141,6 +150,34 @@ def test_options_that_work_everywhere_may_stand_before_the_command(here, capsys,
     monkeypatch.setattr(fc, "audit", lambda *a, **k: said.append(k) or fc.Report(verdict="no shortcut found"))
     assert run(["--seed", "3", "--batch-size", "7", *AUDIT, "--seed", "4"], capsys)[0] == 0
     assert (said[0]["seed"], said[0]["batch_size"], said[0]["device"]) == (4, 7, "auto")
+
+
+@pytest.mark.parametrize(("option", "effort"), [([], "default"), (["--fast"], "fast"), (["--thorough"], "thorough")])
+def test_the_effort_is_the_one_asked_for_and_the_duration_is_told_to_who_watches(
+    here, capsys, monkeypatch, option, effort
+):
+    said = []
+
+    def answer(*_, announce, **options):
+        announce("1 cue: about 3 s on this machine.")
+        said.append(options["effort"])
+        return fc.Report(verdict="no shortcut found")
+
+    monkeypatch.setattr(fc, "audit", answer)
+    assert run([*AUDIT, *option], capsys)[2] == ""
+    monkeypatch.setattr("firstcue.cli.screen._watched", lambda quiet: not quiet)
+    assert "about 3 s on this machine" in run([*AUDIT, *option], capsys)[2]
+    assert run([*AUDIT, *option, "--quiet"], capsys)[2] == ""
+    assert said == [effort] * 3
+
+
+@pytest.mark.parametrize(
+    "words", [[*AUDIT, "--fast"], [*ARRAYS, "--attribute", "cue.npy", "--outputs", "F.npy", "--fast"]]
+)
+def test_what_is_printed_as_json_is_what_is_written_and_codes_are_the_same(here, capsys, tmp_path, words):
+    code, out, _ = run([*words, "--json", "--out", tmp_path], capsys)
+    assert out == (tmp_path / "report.json").read_text()
+    assert run(words, capsys)[0] == code
 
 
 def test_threads_are_those_asked_for(here, capsys):
@@ -153,7 +190,7 @@ def test_threads_are_those_asked_for(here, capsys):
 
 
 def test_embeddings_with_linear_outputs_are_judged(here, capsys):
-    words = [*ARRAYS, "--attribute", "cue.npy", "--json"]
+    words = [*ARRAYS, "--attribute", "cue.npy", "--fast", "--json"]
     code, out, err = run(words, capsys)
     assert code in (0, 5), err
     assert {f["cue"] for f in only_object(out)["findings"]} >= {"cue"}
@@ -161,7 +198,7 @@ def test_embeddings_with_linear_outputs_are_judged(here, capsys):
 
 def test_held_out_embeddings_bring_their_own_outputs(here, capsys):
     held_out = ["--outputs", "F.npy", "--held-out", "held.npz", "--held-out-outputs", "G.npy"]
-    code, out, err = run([*ARRAYS, "--attribute", "cue.npy", *held_out, "--json"], capsys)
+    code, out, err = run([*ARRAYS, "--attribute", "cue.npy", *held_out, "--fast", "--json"], capsys)
     assert code in (0, 5), err
     assert only_object(out)["groups"]["overall"]["n"] == 500
 
@@ -177,7 +214,7 @@ def test_a_repaired_model_is_written_and_serves_its_worst_group(here, capsys, tm
     fixed = only_object((tmp_path / "fix.json").read_text())
     before, after = fixed["before"]["worst_group"], fixed["after"]["worst_group"]
     assert after["ci_low"] > before["ci_high"]
-    code, out, _ = run(["audit", tmp_path, "train.npz", *CUE, "--json"], capsys)
+    code, out, _ = run(["audit", tmp_path, "train.npz", *CUE, "--fast", "--json"], capsys)
     told = only_object(out)
     assert code in (0, 5)
     assert told["verdict"] != "shortcut"
@@ -228,7 +265,9 @@ UNUSABLE = {
 WRONG = {
     "no arguments": (["audit"], "Missing argument"),
     "an unknown command": (["audti"], "audti"),
-    "an unknown option": ([*AUDIT, "--fast"], "--fast"),
+    "an unknown option": ([*AUDIT, "--fats"], "--fats"),
+    "two efforts": ([*AUDIT, "--fast", "--thorough"], "--fast and --thorough exclude each other"),
+    "two efforts for arrays": ([*ARRAYS, "--fast", "--thorough"], "--fast and --thorough exclude each other"),
     "an unknown device": ([*AUDIT, "--device", "tpu"], "tpu"),
     "a folder that is a file": ([*AUDIT, "--out", "a_file"], "a_file is a file"),
     "a folder below a file": ([*AUDIT, "--out", "a_file/below"], "cannot write into a_file/below"),
@@ -259,11 +298,11 @@ def test_unusable_input_ends_with_3_and_one_line(here, capsys, case, json_too):
 @pytest.mark.parametrize("case", WRONG)
 def test_wrong_usage_ends_with_2_before_any_work(here, capsys, case):
     words, phrase = WRONG[case]
-    began = time.perf_counter()
+    began = time.process_time()  # not the clock's: other work on the machine must not fail this
     code, out, err = run(words, capsys)
     assert (code, out) == (2, "")
     assert phrase in err
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
@@ -320,7 +359,9 @@ def test_a_signal_to_a_running_command_ends_it_with_130(here, tmp_path):
 
 
 def test_hostile_labels_reach_neither_page_nor_terminal_as_code(here, capsys, tmp_path):
-    code, out, err = run(["audit", "cli_models:good", "hostile.npz", "--attribute", "cue", "--out", tmp_path], capsys)
+    code, out, err = run(
+        ["audit", "cli_models:good", "hostile.npz", "--attribute", "cue", "--fast", "--out", tmp_path], capsys
+    )
     assert code in (0, 5), err
     assert "\x1b" not in out + err
     page = (tmp_path / "report.html").read_text()

@@ -115,7 +115,7 @@ def test_a_model_without_a_named_factory_needs_one_handed_over(module, tmp_path)
     ("name", "message"),
     [
         ("broken", "the factory `.*:broken` raised RuntimeError: no checkpoint on the server"),
-        ("text", "returned a str; a torch.nn.Module is needed"),
+        ("text", "returned a str that cannot be used: .* a torch.nn.Module that returns logits is needed"),
         ("needs", "raised TypeError: .*width.*It is called without arguments"),
         ("absent", "has no 'absent' for the factory .*make"),
     ],
