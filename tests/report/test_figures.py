@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firstcue.finding import Finding, Moment, Order, Report
-from firstcue.report.figures import Scale, picture, scale_of, strip
 from firstcue.report.charts import agreement_histogram, spectrum_panels
+from firstcue.report.figures import Scale, picture, scale_of, strip
 from firstcue.report.panels import BOTTOM, LEFT, RIGHT, TOP
 from firstcue.report.timeline import capacity, timeline
 
@@ -118,7 +118,7 @@ def test_bars_stand_on_the_axis_and_inside_the_panel(shares: list[float | None])
     (panel,) = agreement_histogram({"groups": shares, "random_groups": shares[::-1], "random_signs": []})
     assert len(panel.bars) == len(shares)
     for bar in panel.bars:
-        assert LEFT <= bar.x and bar.x + bar.width <= panel.right + 0.1
+        assert bar.x >= LEFT and bar.x + bar.width <= panel.right + 0.1
         assert TOP <= bar.y <= BOTTOM and bar.chance_y is not None and TOP <= bar.chance_y <= BOTTOM
     assert 2 <= len(panel.x_ticks) <= 12
 

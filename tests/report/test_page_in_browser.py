@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,6 @@ from firstcue.report.compare import compare
 from firstcue.report.index import write_index
 
 pytestmark = pytest.mark.browser
-
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-
-
-@pytest.fixture(scope="module")
-def browser(chromium: str) -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +118,38 @@ def test_evidence_opens_by_keyboard(browser: Any, pages: dict[str, Path]) -> Non
     tab.locator("summary").first.focus()
     tab.keyboard.press("Enter")
     assert tab.locator("details").first.evaluate("d => d.open")
+    tab.close()
+
+
+def test_the_first_stop_of_the_keyboard_leads_past_the_masthead(browser: Any, pages: dict[str, Path]) -> None:
+    tab = browser.new_page()
+    tab.goto(pages["shortcut"].as_uri())
+    tab.keyboard.press("Tab")
+    link = tab.locator("a.skip")
+    assert link.evaluate("e => e === document.activeElement") and link.bounding_box()["y"] >= 0
+    assert tab.locator(link.get_attribute("href")).count() == 1
+    tab.close()
+
+
+def test_the_index_is_sorted_by_any_column(browser: Any, pages: dict[str, Path]) -> None:
+    folder = pages["index"].parent / "several"
+    for name in ("clean", "shortcut", "embeddings", "empty"):
+        (folder / name).mkdir(parents=True)
+        SAMPLES[name]().to_json(folder / name / "report.json")
+    tab = browser.new_page()
+    tab.goto(write_index(folder).as_uri())
+
+    def names() -> list[str]:
+        return tab.locator("tbody th a").all_inner_texts()
+
+    assert names() == ["shortcut", "embeddings", "empty", "clean"]
+    head = tab.locator("th[data-sort]", has_text="Worst group")
+    head.locator("button").press("Enter")
+    assert names() == ["shortcut", "embeddings", "clean", "empty"] and head.get_attribute("aria-sort") == "ascending"
+    head.locator("button").click()
+    assert names()[:2] == ["empty", "clean"] and head.get_attribute("aria-sort") == "descending"
+    tab.locator("th[data-sort] button", has_text="Report").click()
+    assert names() == ["clean", "embeddings", "empty", "shortcut"]
     tab.close()
 
 

@@ -8,10 +8,15 @@ from typing import Annotated
 
 import typer
 
-from firstcue.cli.files import writable_folder
+from firstcue.cli.files import writable_file, writable_folder
 from firstcue.cli.outcomes import Outcome, WrongUsage, as_wrong_usage
 from firstcue.cli.screen import show, show_json
 from firstcue.cli.settings import Settings
+
+Interactive = Annotated[
+    bool,
+    typer.Option("--interactive", help="Charts with tooltips, one choice for all, and zoom (extra `interactive`)."),
+]
 
 
 class FailOn(StrEnum):
@@ -25,14 +30,23 @@ def compare(
     before: Annotated[Path, typer.Argument(metavar="A.json", help="The report to compare with.")],
     after: Annotated[Path, typer.Argument(metavar="B.json", help="The newer report.")],
     fail_on: Annotated[FailOn | None, typer.Option("--fail-on", help="Exit 1 when B is worse than A.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="PAGE.html", help="Also write a page of differences.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> int:
     """What changed from one report to another."""
+    if out is not None:
+        writable_file(out, "--out")
     from firstcue.finding import Report
     from firstcue.report.compare import compare as compare_reports
 
     difference = compare_reports(Report.load(before), Report.load(after))
+    if out is not None:
+        out.write_text(difference.html(), encoding="utf-8")
     show(difference.to_json() if as_json else difference.summary().rstrip())
+    if out is not None and not as_json:
+        show(f"Page: {out}")
     return Outcome.GATE_FAILED if fail_on is FailOn.WORSE and difference.worse else Outcome.DONE
 
 
@@ -43,13 +57,21 @@ def view(
     only_write: Annotated[bool, typer.Option("--only-write", help="Write index.html and stop.")] = False,
     open_page: Annotated[bool, typer.Option("--open", help="Open the index in a browser.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object: the index and its address.")] = False,
+    interactive: Annotated[
+        bool,
+        typer.Option(
+            "--interactive", help="First write the page of every report anew, interactive (extra `interactive`)."
+        ),
+    ] = False,
 ) -> int:
     """Make an index of every report below a folder and serve it to this machine only, until interrupted."""
     if not folder.is_dir():
         raise WrongUsage(f"{folder} is not a folder; name one with reports below it.")
     writable_folder(folder, "DIR")
-    from firstcue.report.index import serve, write_index
+    from firstcue.report.index import serve, write_index, write_pages
 
+    if interactive:
+        write_pages(folder, interactive=True)
     index = write_index(folder)
     if only_write and as_json:
         show_json({"index": str(index), "address": None})

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, computed_field
 
@@ -22,8 +22,10 @@ ACCUSES = {"relies": 2, "inconclusive": 1, "not identifiable": 1, "inferred": 0,
 class Change(Value):
     """One number before and after."""
 
-    what: Literal["worst group", "all rows", "group", "finding"]
+    what: Literal["worst group", "all rows", "group", "finding", "repair"]
     name: str
+    about: str = Field(default="", description="a finding in words: the cue and what was measured")
+    describes: bool = Field(default=False, description="whether the finding describes the model and accuses nothing")
     before: Interval | None = None
     after: Interval | None = None
     difference: float | None = Field(default=None, description="after - before, a fraction")
@@ -62,7 +64,7 @@ class Comparison(Value):
 
     @property
     def _deciding(self) -> list[Change]:
-        return [c for c in self.changes if c.what != "group"]
+        return [c for c in self.changes if c.what not in ("group", "repair")]
 
     def to_json(self) -> str:
         """The comparison as JSON text."""
@@ -116,7 +118,12 @@ def compare(before: Report, after: Report) -> Comparison:
         verdict_before=before.verdict,
         verdict_after=after.verdict,
         verdict=_sign(-rank),
-        changes=(*_averages(before, after), *_groups(before, after), *_findings(before, after)),
+        changes=(
+            *_averages(before, after),
+            *_groups(before, after),
+            *_findings(before, after),
+            *_repairs(before, after),
+        ),
         notes=_notes(before, after),
     )
 
@@ -176,7 +183,7 @@ def _groups(before: Report, after: Report) -> Iterator[Change]:
 
 
 def _accuracy(
-    what: Literal["worst group", "all rows", "group"],
+    what: Literal["worst group", "all rows", "group", "repair"],
     name: str,
     before: GroupRow | Overall | None,
     after: GroupRow | Overall | None,
@@ -208,7 +215,7 @@ def _finding(key: str, before: Finding | None, after: Finding | None) -> Change:
         accuses = before is None and statuses[1] == "relies"
         direction: Direction = "new" if before is None else "gone"
         return Change(
-            what="finding", name=key, before=a, after=b, direction=direction, accuses=accuses,
+            what="finding", name=key, **_named(before, after), before=a, after=b, direction=direction, accuses=accuses,
             status_before=statuses[0], status_after=statuses[1],
         )  # fmt: skip
     change, low, high = difference(a, b) if a is not None and b is not None else (None, None, None)
@@ -222,9 +229,30 @@ def _finding(key: str, before: Finding | None, after: Finding | None) -> Change:
     ):
         direction = _judged(-change, -high, -low)  # the less hangs on the cue, the better
     return Change(
-        what="finding", name=key, before=a, after=b, difference=change, ci_low=low, ci_high=high, direction=direction,
+        what="finding", name=key, **_named(before, after), before=a, after=b, difference=change, ci_low=low, ci_high=high, direction=direction,
         status_before=statuses[0], status_after=statuses[1],
     )  # fmt: skip
+
+
+def _named(before: Finding | None, after: Finding | None) -> dict[str, Any]:
+    finding = after or before
+    assert finding is not None
+    return {
+        "about": f"{words.shorten(finding.cue, 40)}: {words.shorten(finding.kind, 40)}",
+        "describes": not finding.judges,
+    }
+
+
+def _repairs(before: Report, after: Report) -> Iterator[Change]:
+    """What the same repair promises for the worst group; repairs that only one of the reports tried are left out."""
+    old, new = ({r.name: r for r in report.remedies if not words.is_unchanged(r)} for report in (before, after))
+    for name in old:
+        if name in new and old[name].worst_group is not None and new[name].worst_group is not None:
+            a, b = (
+                Overall(accuracy=r.worst_group, ci_low=r.ci_low, ci_high=r.ci_high, n=r.n or 0)
+                for r in (old[name], new[name])
+            )
+            yield _accuracy("repair", name, a, b)
 
 
 def _amount(finding: Finding | None) -> Interval | None:
@@ -235,6 +263,15 @@ def _amount(finding: Finding | None) -> Interval | None:
     return Interval(value=finding.value, ci_low=finding.ci_low, ci_high=finding.ci_high, n=finding.n)
 
 
+def _learned(before: Report, after: Report) -> Iterator[str]:
+    """Cues that were used earlier or later than before."""
+    old, new = ({o.cue: o.step_used for o in r.learning_order} for r in (before, after))
+    for cue in old:
+        if cue in new and old[cue] != new[cue]:
+            steps = [f"from {words.step(s)}" if s is not None else "at no step seen" for s in (old[cue], new[cue])]
+            yield f"{words.shorten(cue, 40)} was used {steps[0]}, now {steps[1]}."
+
+
 def _notes(before: Report, after: Report) -> tuple[str, ...]:
     notes = []
     if (before.groups.overall.n, before.groups.split) != (after.groups.overall.n, after.groups.split):
@@ -242,6 +279,7 @@ def _notes(before: Report, after: Report) -> tuple[str, ...]:
             f"The reports were measured on different rows: {before.groups.overall.n} ({before.groups.split or 'not said'}) "
             f"and {after.groups.overall.n} ({after.groups.split or 'not said'})."
         )
+    notes += list(_learned(before, after))
     old, new = before.environment.versions.get("firstcue"), after.environment.versions.get("firstcue")
     if old != new:
         notes.append(f"The reports were written by different versions of firstcue: {old} and {new}.")

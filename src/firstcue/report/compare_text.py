@@ -7,6 +7,7 @@ from firstcue.report import words
 from firstcue.report.compare import Change, Comparison, headline
 
 WIDTH = 100
+PREFIX = {"worst group": "worst", "repair": "worst after"}
 
 
 def summary(comparison: Comparison) -> str:
@@ -34,14 +35,14 @@ def summary(comparison: Comparison) -> str:
 
 
 def told(comparison: Comparison) -> list[Change]:
-    """The changes worth a line: averages, groups, and findings that judge a cue or whose status moved."""
-    return [c for c in comparison.changes if c.what != "finding" or not c.name.startswith("decodability/")]
+    """The changes worth a line: averages, groups, findings that judge a cue, and repairs."""
+    return [c for c in comparison.changes if not c.describes]
 
 
 def cells(change: Change) -> tuple[str, str, str, str, str]:
     """Name, before, after, difference and direction, in words."""
     form = "points" if change.what == "finding" else "percent"
-    name = f"worst: {change.name}" if change.what == "worst group" else change.name
+    name = change.about or (f"{PREFIX[change.what]}: {change.name}" if change.what in PREFIX else change.name)
     difference = words.points(change.difference, sign=True)
     interval = words.between(change.ci_low, change.ci_high, "points")
     return (

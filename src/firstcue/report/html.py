@@ -1,5 +1,7 @@
 """The report as one web page: self-contained, without scripts, readable in light, dark, on paper and on a phone."""
 
+import base64
+import hashlib
 import math
 import re
 from collections.abc import Callable
@@ -39,12 +41,27 @@ def page(report: Report, *, interactive: bool = False) -> str:
 
 
 def _live(report: Report) -> dict[str, Any]:
-    from markupsafe import Markup
-
     from firstcue.report.interactive import scripts
 
     made = scripts(report)
-    return {**made, "charts": embedded(made["charts"]), "code": [Markup(code) for code in made["code"]]}
+    return inlined(*made["code"]) | {"charts": embedded(made["charts"])}
+
+
+def script(name: str) -> str:
+    """A script of this package as text."""
+    return _environment().loader.get_source(_environment(), name)[0]
+
+
+def inlined(*code: str) -> dict[str, Any]:
+    """Scripts that a page carries, and the policy that lets only these run."""
+    from markupsafe import Markup
+
+    hashes = [base64.b64encode(hashlib.sha256(c.encode()).digest()).decode() for c in code]
+    return {
+        "code": [Markup(c) for c in code],
+        "policy": Markup(" ".join(f"'sha256-{h}'" for h in hashes)),
+        "charts": None,
+    }
 
 
 def render(template: str, **facts: Any) -> str:

@@ -25,7 +25,7 @@ class Entry:
 
 
 def index(folder: str | Path) -> str:
-    """The index as one self-contained page, sorted by verdict and worst group; links are relative to `folder`.
+    """The index as one self-contained page, sorted by verdict and worst group; links are relative to `folder`; a small script sorts it otherwise.
 
     Args:
         folder: Every `report.json` anywhere below it is listed; files that cannot be read are named with the reason.
@@ -33,7 +33,7 @@ def index(folder: str | Path) -> str:
     Raises:
         ValueError: If `folder` is not a folder.
     """
-    from firstcue.report.html import render
+    from firstcue.report.html import inlined, render, script
 
     root = Path(folder)
     if not root.is_dir():
@@ -47,7 +47,8 @@ def index(folder: str | Path) -> str:
         except ValueError as error:
             unreadable.append((name, str(error)))
     entries.sort(key=_pressing)
-    return render("index.html", entries=entries, unreadable=unreadable, total=len(entries))
+    facts = {"entries": entries, "unreadable": unreadable, "total": len(entries)}
+    return render("index.html", **facts, live=inlined(script("sort.js")) if entries else None)
 
 
 def write_index(folder: str | Path) -> Path:
@@ -55,6 +56,22 @@ def write_index(folder: str | Path) -> Path:
     target = Path(folder) / NAME
     target.write_text(index(folder), encoding="utf-8")
     return target
+
+
+def write_pages(folder: str | Path, *, interactive: bool = False) -> list[Path]:
+    """Write the page of every readable report below `folder` beside it; returns their paths.
+
+    Raises:
+        MissingExtra: Interactive, without the extra `interactive`.
+    """
+    written = []
+    for path in sorted(Path(folder).rglob("report.json")):
+        try:
+            report = Report.load(path)
+        except ValueError:
+            continue  # the index names it with the reason
+        written.append(report.save_html(path.with_suffix(".html"), interactive=interactive))
+    return written
 
 
 def server(folder: str | Path, port: int = 0) -> ThreadingHTTPServer:

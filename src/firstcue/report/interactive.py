@@ -4,35 +4,31 @@ The page stays one file that makes no request: Vega is inlined once, its express
 a content security policy lets these scripts run and no other.
 """
 
-import base64
-import hashlib
 import json
 import math
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from firstcue._extras import require_extra
 from firstcue.finding import Moment, Report
 from firstcue.report import words
 from firstcue.report.charts import reached
+from firstcue.report.html import script
 from firstcue.report.subjects import Subjects, subjects
 from firstcue.report.timeline import LENSES, MOST_CURVES, capacity, styles_of
 from firstcue.report.vega import Spec, layered, lines, tips
 
 
 def scripts(report: Report) -> dict[str, Any]:
-    """What a page needs to be interactive: its data, its scripts, and the policy that lets only these run.
+    """What a page needs to be interactive: its data and its scripts.
 
     Raises:
         MissingExtra: Without the extra `interactive`.
     """
-    code = [vega_bundle(), files("firstcue.report").joinpath("templates/live.js").read_text(encoding="utf-8")]
     return {
         "charts": json.dumps(charts(report), ensure_ascii=False, allow_nan=False),
-        "code": code,
-        "policy": " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(c.encode()).digest()).decode()}'" for c in code),
+        "code": (vega_bundle(), script("live.js")),
     }
 
 
