@@ -1,13 +1,16 @@
 """`fix`: every remedy of the library has its command, with the options of its kind."""
 
+import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from cli_cases import make_world, only_object
 from firstcue.auditing.fixing import SIMPLIFY
 from firstcue.auditing.remedies import METHODS, NEEDS_TRAINING
 from firstcue.cli import main
-from firstcue.cli.repairs import ERASED, REPAIRS, TRAINING
+from firstcue.cli.repairs import EARLY, ERASED, ERASING, REPAIRS, SIMPLIFYING, TRAINING
+from firstcue.forward import seeded
 
 MODEL = ["cli_models:good", "train.npz", "--weights", "w.safetensors"]
 CUE = ["--attribute", "cue", "--held-out", "held.npz"]
@@ -23,6 +26,60 @@ def world(tmp_path_factory):
 def here(world, monkeypatch):
     monkeypatch.chdir(world)
     return world
+
+
+IMAGES = """
+from torch import nn
+
+
+def small():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 2))
+"""
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Tiny images with a core and a cue in two corners: what every remedy can work on."""
+    folder = tmp_path_factory.mktemp("pictures")
+    (folder / "image_models.py").write_text(IMAGES)
+    with seeded(0):
+        net = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.ReLU(), nn.Linear(4, 2))
+    save_file(net.state_dict(), folder / "w.safetensors")
+    save_file({name: -value for name, value in net.state_dict().items()}, folder / "early.safetensors")
+    for name, agree, seed in (("train", 0.8, 0), ("held", 0.5, 1)):
+        rng = np.random.default_rng(seed)
+        y = np.arange(120) % 2
+        cue = np.where(rng.random(120) < agree, y, 1 - y)
+        x = rng.random((120, 1, 8, 8)).astype(np.float32)
+        x[:, 0, :2, :2] = y[:, None, None]
+        x[:, 0, -2:, -2:] = cue[:, None, None]
+        np.savez(folder / f"{name}.npz", x=x, y=y, cue=cue)
+    return folder
+
+
+def test_every_command_repairs_a_tiny_model_from_end_to_end(pictures, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(pictures)
+    words = ["image_models:small", "train.npz", "--weights", "w.safetensors", *CUE]
+    own = {
+        id(TRAINING): [*QUICK, "--rows-per-step", "40"],
+        id(EARLY): ["--early", "early.safetensors"],
+        id(SIMPLIFYING): ["--steps", "2"],
+    }
+    commands = [(repair, own.get(id(repair.own), [])) for repair in REPAIRS]
+    commands += [(repair, ["--method", "alf-qleace"]) for repair in REPAIRS if repair.own is ERASING]
+    assert len(commands) == 35  # 34 and one variant
+    for i, (repair, extra) in enumerate(commands):
+        out = tmp_path / str(i)
+        code, said, err = run(["fix", repair.command, *words, *extra, "--out", out, "--quiet"], capsys)
+        assert (code, err) == (0, ""), repair.command
+        fixed = only_object((out / "fix.json").read_text())
+        assert fixed["remedy"] in (repair.remedy, *ERASED.values()) and f"Repaired by {fixed['remedy']}" in said
+        assert fixed["after"]["overall"]["n"] == fixed["before"]["overall"]["n"] > 0
+        repaired = load_file(out / "weights.safetensors")
+        assert {name: value.shape for name, value in repaired.items()} == {
+            name: value.shape for name, value in load_file("w.safetensors").items()
+        }
+        assert all(bool(value.isfinite().all()) for value in repaired.values())
 
 
 def run(words, capsys):

@@ -21,7 +21,7 @@ def as_rows(batch):
 @pytest.fixture(scope="module")
 def told():
     """All rows of one report, on a small budget."""
-    c = case(table(0.95), seed=0, n_train=800, n_held=600)
+    c = case(table(0.95), seed=0, n_train=600, n_held=600)
     stakes = Stakes(association(c.train.y, c.train.attribute))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rehearsing, "RATES", (0.5,))
@@ -106,10 +106,10 @@ def test_without_groups_or_training_rows_it_says_so():
     assert nothing.note == rehearsing.NO_ROWS
 
 
-def test_a_named_remedy_is_rehearsed_alone():
-    c = case(table(0.95), seed=3, n_train=600, n_held=600)
-    found = try_all(["group-dro"], as_rows(c.held), as_rows(c.train), c.head, 0, silent)
-    assert [(r.name, r.basis) for r in found] == [("as it is", "measured"), ("group-dro", "predicted")]
+def test_where_remedies_are_named_nothing_is_rehearsed():
+    c = case(table(0.95), seed=3, n_train=300, n_held=300)
+    found = try_all(["erase"], as_rows(c.held), as_rows(c.train), c.head, 0, silent)
+    assert [(r.name, r.basis) for r in found] == [("as it is", "measured"), ("erase", "measured")]
 
 
 def test_rows_are_drawn_in_the_shares_of_training():

@@ -174,3 +174,18 @@ def test_without_umap_the_default_falls_back_to_principal_components_and_umap_sa
     assert torch.equal(george_clusters(x, y), george_clusters(x, y, projection="pca"))
     with pytest.raises(ValueError, match="pip install umap-learn"):
         george_clusters(x, y, projection="umap")
+
+
+def test_umap_where_it_is_installed_finds_the_groups_of_features_and_says_the_same_again():
+    pytest.importorskip("umap")
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 2, 200)
+    cue = np.where(rng.random(200) < 0.8, y, 1 - y)
+    x = rng.normal(size=(200, 6))
+    x[:, :2] += 6.0 * cue[:, None]
+    found = george_clusters(x, y, clusters=2, projection="umap")
+    assert torch.equal(found, george_clusters(x, y, clusters=2))  # the default, once more
+    assert float((minority(found, y).numpy() == (cue != y)).mean()) > 0.95
+    with pytest.raises(ValueError, match="more than 11 rows"):
+        george_clusters(x[:8], y[:8], projection="umap")
+    assert torch.equal(george_clusters(x[:8], y[:8]), george_clusters(x[:8], y[:8], projection="pca"))

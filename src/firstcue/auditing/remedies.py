@@ -227,7 +227,7 @@ def try_all(
     Of the measured ones, that with the best worst group on the choosing rows is selected.
 
     Args:
-        wanted: Names; all that apply when None.
+        wanted: Names of remedies of the last layer, which are measured and no other has a row; all when None.
         held: Held-out rows.
         train: Training rows; without them nothing is rehearsed.
         head: The model's own head.
@@ -240,9 +240,8 @@ def try_all(
     Raises:
         ValueError: If a name is unknown.
     """
-    whole = [name for name in wanted or () if name in NEEDS_TRAINING]
-    methods = applicable(held, train, None if wanted is None else [name for name in wanted if name not in whole])
-    share = 0.5 if wanted is None or whole else 1.0
+    methods = applicable(held, train, wanted)
+    share = 0.5 if wanted is None else 1.0
     tried = []
     for i, method in enumerate(methods):
         progress(f"trying {method.name}", share * i / len(methods))
@@ -251,11 +250,13 @@ def try_all(
     _, reports = report_rows(held.cells, seed)
     plain, cells = tried[0].right, held.cells[reports]
     measured = [_row(t, t is best, gain(plain, t.right, cells, seed, "the model as it came")) for t in tried]
+    if wanted is not None:
+        return tuple(measured)
     counts = stakes.association.counts.flatten() if stakes is not None and train_counts is None else train_counts
-    names = [name for name, remedy in TRAININGS.items() if not remedy.head] if wanted is None else whole
+    names = [name for name, remedy in TRAININGS.items() if not remedy.head]
     told = predicted(names, held, train, reports, len(head.weight), seed, within(progress, share, 1.0), counts)
     best_first = sorted(told, key=lambda r: -1.0 if r.worst_group is None else r.worst_group, reverse=True)
-    return (*measured, *best_first, *(_untried(methods) if wanted is None else ()))
+    return (*measured, *best_first, *_untried(methods))
 
 
 def _row(t: Tried, selected: bool, gained: Interval | None) -> Remedy:

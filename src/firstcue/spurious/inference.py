@@ -147,15 +147,15 @@ def george_clusters(
         y: `(n,)` class ids.
         clusters: Per class; None takes the number from 2 to `most` with the largest silhouette.
         most: See `clusters`.
-        projection: "umap" (10 neighbours; needs the package umap-learn), "pca", or "auto": UMAP where it is installed,
-            else principal components. Results differ between the two.
+        projection: "umap" (10 neighbours; needs the package umap-learn), "pca", or "auto": UMAP where it is installed
+            and there are more than 11 rows that are not all alike, else principal components. Results differ between the two.
         seed: Of projection and mixtures.
 
     Returns:
         `(n,)` ids that differ between classes; in each class the largest cluster comes first. A class with fewer distinct rows than clusters has fewer clusters.
 
     Raises:
-        ValueError: If shapes differ, features are not finite, or UMAP is asked for and not installed.
+        ValueError: If shapes differ, features are not finite, or UMAP is asked for and not installed or has too few rows.
 
     Source:
         Sohoni et al., "No subclass left behind" (2020), https://arxiv.org/abs/2011.12945 (GEORGE).
@@ -295,6 +295,10 @@ def _mixture(points: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     return np.asarray(mixture.fit_predict(points), dtype=np.int64)
 
 
+_NEIGHBOURS = 10
+"""Of every row, in UMAP."""
+
+
 def has_umap() -> bool:
     """Whether `george_clusters` can use UMAP here."""
     return find_spec("umap") is not None
@@ -304,12 +308,17 @@ def _projected(x: np.ndarray, projection: str, seed: int) -> np.ndarray:
     """Two dimensions, or fewer where there are fewer."""
     if projection not in ("auto", "umap", "pca"):
         raise ValueError(f"`projection` is 'auto', 'umap' or 'pca'; got {projection!r}.")
-    if projection != "pca":
-        if has_umap():
-            umap = import_module("umap")
-            return np.asarray(umap.UMAP(n_components=2, n_neighbors=10, random_state=seed).fit_transform(x))
-        if projection == "umap":
-            raise ValueError("the projection 'umap' needs umap-learn: pip install umap-learn; or use projection='pca'.")
+    enough = len(x) > _NEIGHBOURS + 1 and bool(x.any())
+    if projection == "umap" and not (has_umap() and enough):
+        missing = (
+            f"more than {_NEIGHBOURS + 1} rows that are not all alike; there are {len(x)}"
+            if has_umap()
+            else "umap-learn: pip install umap-learn"
+        )
+        raise ValueError(f"the projection 'umap' needs {missing}; or use projection='pca'.")
+    if projection != "pca" and has_umap() and enough:
+        umap = import_module("umap").UMAP(n_components=2, n_neighbors=_NEIGHBOURS, random_state=seed, n_jobs=1)
+        return np.asarray(umap.fit_transform(x))
     if not x.any():
         return x[:, :1]
     from sklearn.decomposition import PCA
