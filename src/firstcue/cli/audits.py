@@ -9,6 +9,7 @@ import typer
 from firstcue.cli.files import save_report, writable_file, writable_folder
 from firstcue.cli.inputs import Attributes, Data, HeldOut, Label, Model, Weights, attributes_for_audit, read_rows
 from firstcue.cli.outcomes import Outcome, WrongUsage, as_wrong_usage
+from firstcue.cli.reports import Interactive, foresee_interactive
 from firstcue.cli.runs import Backend, Chosen, Scheduler, Workers
 from firstcue.cli.screen import complain, note, progress, show, show_report
 from firstcue.cli.settings import Settings
@@ -35,16 +36,20 @@ def demo(
     ),
     open_page: Annotated[bool, typer.Option("--open", help="Open the report in a browser.")] = False,
     fast: Annotated[bool, typer.Option("--fast", help="A smaller run that only shows that everything works.")] = False,
+    interactive: Interactive = False,
     as_json: AsJson = False,
 ) -> int:
     """Train a small network on shipped images, catch it taking a shortcut, and repair it; offline, half a minute."""
     writable_folder(out)
+    foresee_interactive(interactive, out)
     note(f"Training and auditing a small network; everything is written to {out}.", quiet=settings.quiet)
     settings.prepare_torch()
     from firstcue.demo import run
 
     with progress(quiet=settings.quiet) as tell:
         report = run(out, seed=settings.seed, fast=fast, progress=tell)
+    if interactive:
+        report.save_html(out / "report.html", interactive=True)
     if as_json:
         show(report.to_json())
     else:
@@ -74,10 +79,11 @@ def audit(
     gate: GateFile = None,
     as_json: AsJson = False,
     junit: Junit = None,
+    interactive: Interactive = False,
 ) -> int:
     """Does this model rely on a shortcut, which, since when, and what would repair it?"""
     effort = _effort(fast, thorough)
-    demands = _prepare(settings, out, gate, junit)
+    demands = _prepare(settings, out, gate, junit, interactive)
     from firstcue import audit as audit_model
     from firstcue.models import load_model
 
@@ -100,7 +106,7 @@ def audit(
             progress=tell,
             announce=partial(note, quiet=settings.quiet),
         )
-    return _deliver(report, out, demands, as_json, junit)
+    return _deliver(report, out, demands, as_json, junit, interactive)
 
 
 def audit_embeddings(
@@ -143,6 +149,7 @@ def audit_embeddings(
     gate: GateFile = None,
     as_json: AsJson = False,
     junit: Junit = None,
+    interactive: Interactive = False,
 ) -> int:
     """The same question asked of embeddings, labels and perhaps an attribute and the model's outputs."""
     effort, foretold = _effort(fast, thorough), partial(note, quiet=settings.quiet)
@@ -151,7 +158,7 @@ def audit_embeddings(
             raise WrongUsage("--held-out: shards take none; audit the held-out rows as shards of their own.")
         if store is not None:
             writable_folder(store, "--store")
-        demands = _prepare(settings, out, gate, junit)
+        demands = _prepare(settings, out, gate, junit, interactive)
         from firstcue.auditing.sharded import SAMPLE, audit_shards
 
         with progress(quiet=settings.quiet) as tell:
@@ -171,10 +178,10 @@ def audit_embeddings(
                 progress=tell,
                 announce=foretold,
             )
-        return _deliver(report, out, demands, as_json, junit)
+        return _deliver(report, out, demands, as_json, junit, interactive)
     if y is None:
         raise WrongUsage("Y.npy: one array of embeddings needs its labels; shards are named by a pattern in quotes.")
-    demands = _prepare(settings, out, gate, junit)
+    demands = _prepare(settings, out, gate, junit, interactive)
     from firstcue import audit_embeddings as audit_arrays
     from firstcue.cli.arrays import read_arrays
 
@@ -193,7 +200,7 @@ def audit_embeddings(
             progress=tell,
             announce=foretold,
         )
-    return _deliver(report, out, demands, as_json, junit)
+    return _deliver(report, out, demands, as_json, junit, interactive)
 
 
 def _effort(fast: bool, thorough: bool) -> str:
@@ -208,12 +215,15 @@ def _names_shards(x: Path) -> bool:
     return any(sign in str(x) for sign in "*?[") or x.suffix in (".npz", ".parquet", ".safetensors")
 
 
-def _prepare(settings: Settings, out: Path | None, gate: Path | None, junit: Path | None) -> "Gate | None":
+def _prepare(
+    settings: Settings, out: Path | None, gate: Path | None, junit: Path | None, interactive: bool
+) -> "Gate | None":
     """Everything that can be wrong with the command itself is found before the work; returns the gate."""
     if out is not None:
         writable_folder(out)
     if junit is not None:
         writable_file(junit, "--junit")
+    foresee_interactive(interactive, out)
     demands = None
     if gate is not None:
         from firstcue.finding import read_gate
@@ -224,11 +234,13 @@ def _prepare(settings: Settings, out: Path | None, gate: Path | None, junit: Pat
     return demands
 
 
-def _deliver(report: "Report", out: Path | None, gate: "Gate | None", as_json: bool, junit: Path | None) -> Outcome:
+def _deliver(
+    report: "Report", out: Path | None, gate: "Gate | None", as_json: bool, junit: Path | None, interactive: bool
+) -> Outcome:
     """Write, print and judge a report."""
     if junit is not None:
         report.to_junit(junit)
-    page = None if out is None else save_report(report, out)
+    page = None if out is None else save_report(report, out, interactive=interactive)
     if as_json:
         show(report.to_json())
     else:

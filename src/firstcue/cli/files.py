@@ -39,8 +39,8 @@ def writable_file(file: Path, option: str) -> Path:
     return file
 
 
-def save_report(report: "Report", folder: Path) -> Path:
+def save_report(report: "Report", folder: Path, *, interactive: bool = False) -> Path:
     """Write `report.html`, `report.json` and `model-card.md`; returns the page."""
     report.to_json(folder / "report.json")
     (folder / "model-card.md").write_text(report.to_model_card(), encoding="utf-8")
-    return report.save_html(folder / "report.html")
+    return report.save_html(folder / "report.html", interactive=interactive)

@@ -19,6 +19,22 @@ Interactive = Annotated[
 ]
 
 
+def foresee_interactive(interactive: bool, out: Path | None) -> None:
+    """Refuse an interactive page that could not be written, before the work that it would show.
+
+    Raises:
+        WrongUsage: If it has no place.
+        MissingExtra: Without the extra `interactive`.
+    """
+    if not interactive:
+        return
+    if out is None:
+        raise WrongUsage("--interactive: is about the page; name its folder with --out.")
+    from firstcue._extras import require_extra
+
+    require_extra("vl_convert", "interactive", "an interactive page")
+
+
 class FailOn(StrEnum):
     """When `compare` exits with 1."""
 
