@@ -61,6 +61,12 @@ def test_an_example_runs_and_says_what_its_page_shows(example, tmp_path, monkeyp
     assert words and words == told, f"run: python scripts/gallery.py {example.stem}"
 
 
+def test_every_example_has_a_page_that_shows_it_and_what_it_prints():
+    gallery = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "gallery").glob("*.md"))
+    shown = set(re.findall(r'--8<-- "examples/(?:output/)?(\w+\.\w+)"', gallery))
+    assert shown == {f"{path.stem}{end}" for path in EXAMPLES for end in (".py", ".txt")}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_links_between_pages_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
