@@ -28,6 +28,8 @@ report = fc.audit_embeddings(
     {"scanner": scanner},
     outputs=x @ weights,
     held_out=(new_x, new_disease, {"scanner": new_scanner}, new_x @ weights),
+    remedies=("last-layer", "erase"),
+    effort="fast",
 )
 print(report.summary())
 assert report.verdict == "shortcut"
