@@ -42,10 +42,10 @@ def last_point(tab: Any, chart: str) -> tuple[float, float]:
 
 
 def steps(tab: Any, chart: str) -> list[str]:
-    """Labels of the horizontal axis that are to be seen."""
+    """Labels of the horizontal axis that are to be seen, from left to right."""
     labels = tab.locator(f"figure[data-chart='{chart}'] .live .role-axis-label text")
     seen = "all => all.filter(t => Number(t.getAttribute('opacity') ?? 1) > 0).map(t => t.textContent)"
-    return [text for text in labels.evaluate_all(seen) if "%" not in text]
+    return sorted((text for text in labels.evaluate_all(seen) if "%" not in text), key=int)
 
 
 @pytest.mark.parametrize("name", ["shortcut", "hostile"])
