@@ -17,6 +17,9 @@ STEPS = 15
 SLOW = 0.8
 """A step that leaves more of the error than this is not worth its price; a new basis is needed."""
 
+ROUNDED = 1e-5
+"""An error below this that shrinks no more is rounding."""
+
 MOMENTUM = 0.07
 """Share of the last step added to the next where steps leave half of the error; then they leave a quarter (Chebyshev)."""
 
@@ -70,7 +73,7 @@ class Draft:
         """From the root of the pass before, if there is one, with every direction as long as it is now."""
         if self._unit:
             change = (deviations / self._deviations).sqrt_()
-            self._root.mul_(change).mul_(change[:, None])
+            self._root.mul_(change * change[:, None])  # one factor, so that it stays symmetric to the last bit
         else:
             self._root.zero_().diagonal().copy_(deviations)
         self._unit, self._deviations = unit, deviations
@@ -81,9 +84,10 @@ class Draft:
             rest = aligned - product(self._root, self._root.mT)
             error = float((rest / deviations).div_(deviations[:, None]).norm()) / len(rest) ** 0.5
             if not error < (SLOW * last if last else 1.0):
-                return None
+                return error if error < ROUNDED else None
             self._left = min(0.5, error / last) if last else self._left
-            momentum = MOMENTUM if self._left > 0.3 and error < 0.03 else momentum
+            if self._left > 0.3 and error < 0.03 and not self._turned:
+                momentum = MOMENTUM
             move.mul_(momentum).add_(rest.div_(deviations[:, None] + deviations), alpha=1 + momentum)
             self._root.add_(move)
             last = error
