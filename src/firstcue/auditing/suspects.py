@@ -1,8 +1,8 @@
 """An audit without an attribute: simple properties that go with the class, and clusters in which errors concentrate.
 
-Clusters are suspects and never convict. A property is accused only if carrying it over between rows moves decisions *and*
-its pairing with the class, as in training, is broken in held-out rows: then it is no part of what the class is. Where the
-pairing holds everywhere, nothing in the data tells a cue from the class itself, and the report says what it saw.
+Clusters are suspects and never convict. A property is accused only if carrying it over between rows moves decisions, its
+pairing with the class is broken in held-out rows, *and* decisions go wrong there as they would: what is carried over with a
+property, such as a part of the picture, may be the class itself. Else the report says what it saw.
 """
 
 from dataclasses import dataclass, replace
@@ -162,7 +162,10 @@ def as_discovered(finding: Finding, suspect: Suspect) -> Finding:
     moves = m.reliance is not None and m.reliance.ci_low > MATTERS
     broken = there <= BROKEN * ours and ours - there > 2 * _error(suspect)
     against = m.gap.conflicting.n > 0 and m.gap.conflicting.ci_high < 1 / suspect.held.num_classes
-    status: Status = "relies" if moves and broken and finding.status == "relies" else "inferred"
+    # errors follow it, and not because it still goes with the class: then rows that conflict are odd ones of their class
+    misleads = not m.gap.undroppable and m.gap.ci_low > MATTERS and (against or there <= 2 * _error(suspect))
+    accused = moves and broken and misleads and finding.status == "relies"
+    status: Status = "relies" if accused else "inferred"
     serious = status == "relies" or (moves and against)
     pairing = f"it goes with the label with strength {ours:.2f} in training rows and {there:.2f} in held-out rows"
     if status == "relies":
