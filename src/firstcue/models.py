@@ -170,10 +170,9 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if path.suffix.lower() in PICKLED:
         raise ValueError(
             f"{path} is a pickle, which can run any code when it is loaded: refused. If you trust its origin, convert it "
-            f"once in Python:\n"
-            f"    import torch; from safetensors.torch import save_file\n"
-            f"    state = torch.load({path.name!r}, weights_only=True)\n"
-            f"    save_file({{k: v.clone().contiguous() for k, v in state.items()}}, {path.stem + '.safetensors'!r})"
+            f"once in Python: import torch; from safetensors.torch import save_file; "
+            f"state = torch.load({path.name!r}, weights_only=True); "
+            f"save_file({{k: v.clone().contiguous() for k, v in state.items()}}, {path.stem + '.safetensors'!r})"
         )
     refuse_empty(path)
     try:

@@ -94,12 +94,19 @@ def _repair(remedies: Sequence[Remedy]) -> str:
     best = next((r for r in remedies if r.selected and r.name != "as it is"), None)
     if best is None or best.worst_group is None:
         return ""
-    left = (
-        ""
-        if best.relies is None or best.relies.value is None
-        else f" and {100 * best.relies.value:.0f} points of accuracy still hang on the cue"
-    )
-    return f" After the repair “{best.name}” its worst group reaches {best.worst_group:.0%}{left}."
+    return f" After the repair “{best.name}” its worst group reaches {best.worst_group:.0%}{_left(best)}."
+
+
+def _left(repaired: Remedy) -> str:
+    """What still hangs on the cue, in words."""
+    if repaired.relies is None or repaired.relies.value is None:
+        return ""
+    points = round(100 * repaired.relies.value)
+    if points > 0:
+        return f" and {points} point{'s' * (points > 1)} of accuracy still hang{'s' * (points == 1)} on the cue"
+    if points > -5:
+        return " and no accuracy hangs on the cue any more"
+    return f" and decisions now lean {-points} points of accuracy against the cue"
 
 
 def versions() -> dict[str, str]:

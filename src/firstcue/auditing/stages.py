@@ -222,7 +222,8 @@ def tried(
     names = run.effort.tries(wanted, held.attribute is not None)
     tell = within(run.progress, 0.75, 0.97)
     stakes = _stakes(run, train, held, subject)
-    return repair.try_all(names, found.held, found.train, subject.head, run.seed, tell, stakes)
+    counts = torch.bincount(train.groups(), minlength=train.num_classes * train.num_values)
+    return repair.try_all(names, found.held, found.train, subject.head, run.seed, tell, stakes, train_counts=counts)
 
 
 def _stakes(run: Run, train: Batch, held: Batch, subject: Subject) -> repair.Stakes | None:
