@@ -8,9 +8,6 @@ from typing import Any
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # one thread per worker: two of each on two cores only wait for each other
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
 MUST_NOT_BE_SKIPPED = ("needs Chromium", "needs Debian's Fashion-MNIST")
 """Reasons to skip a test that a user's machine may have and the one that judges changes may not."""
 
