@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+import sys
 import tomllib
 from functools import partial
 from pathlib import Path
@@ -135,6 +136,7 @@ def strangers_folder(tmp_path, monkeypatch):
     from safetensors.torch import save_file
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "my_code", raising=False)  # an example has a module of that name
     (tmp_path / "my_code.py").write_text(
         "from torch import nn\n\n"
         "def make_model():\n    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2))\n"
@@ -152,7 +154,8 @@ def strangers_folder(tmp_path, monkeypatch):
     train = read("train.npz")
     fc.train(model, minibatches(train, 32, epochs=12), torch.optim.Adam(model.parameters(), lr=0.01))
     save_file(model.state_dict(), "model.safetensors")
-    return model
+    yield model
+    sys.modules.pop("my_code", None)
 
 
 def loader(name: str) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:

@@ -373,3 +373,11 @@ def test_results_are_the_same_every_time_and_leave_the_random_state_alone():
 def test_a_mistake_is_answered_with_what_was_found(call, message):
     with pytest.raises(ValueError, match=message):
         call(*labelled())
+
+
+def test_a_search_begins_anew_where_little_is_left_of_a_random_start():
+    x, z = labelled(283 + 8 * 7 * 2 * 3, 7, 2, seed=322)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that everything goes
+        eraser = alf_qleace(Moments.of_groups(1e-6 * x, z))
+    assert float(eraser.report(1e-6 * x, z)["mean_gap"]) < 1e-16

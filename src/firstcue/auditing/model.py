@@ -86,6 +86,7 @@ def audit(
         core and spurious features over training (Qiu et al. 2024, arXiv 2403.03375).
 
     Example:
+        >>> import torch
         >>> x = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
         >>> y, unrelated = torch.arange(400) % 2, torch.arange(400) // 2 % 2
         >>> audit(torch.nn.Linear(2, 2), (x, y, unrelated), remedies=()).verdict

@@ -49,7 +49,9 @@ class Search:
         """A random search space outside of `removed`."""
         shape = (len(self.matrix), min(BLOCK, len(self.matrix) - removed.shape[1]))
         start = torch.randn(shape, generator=self._generator, dtype=self.matrix.dtype).to(self.matrix.device)
-        self.space = _orthogonal(start, removed)
+        for _ in range(2):  # of a random vector little may lie outside; the second time it is clean and of unit length
+            start = torch.linalg.qr(start - product(removed, product(removed.mT, start))).Q
+        self.space = start
         image = product(self.matrix, self.space)
         self.image = image - product(removed, product(removed.mT, image))
 
