@@ -173,7 +173,7 @@ def _finding_scale(finding: Finding) -> Scale:
     known = [finding.value, finding.ci_low, finding.ci_high, finding.baseline]
     unbounded = any(v is not None and abs(v) > 1 for v in known)
     return scale_of(
-        known, high=1.0, step=10 ** math.floor(math.log10(max(abs(v or 0) for v in known))) if unbounded else 0.1
+        known, high=1.0, step=10.0 ** math.floor(math.log10(max(abs(v or 0) for v in known))) if unbounded else 0.1
     )
 
 
