@@ -49,14 +49,11 @@ def steps(tab: Any, chart: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", ["shortcut", "hostile"])
-def test_scripts_run_without_eval_requests_or_complaints(browser: Any, pages: dict[str, Path], name: str) -> None:
+def test_scripts_run_without_eval_requests_or_complaints(
+    browser: Any, pages: dict[str, Path], heard: Any, name: str
+) -> None:
     tab = browser.new_page()
-    requests: list[str] = []
-    complaints: list[str] = []
-    tab.on("request", lambda r: requests.append(r.url))
-    tab.on("console", lambda m: complaints.append(m.text))
-    tab.on("pageerror", lambda e: complaints.append(str(e)))
-    tab.on("dialog", lambda d: complaints.append(d.message))
+    requests, complaints = heard(tab)
     tab.goto(pages[name].as_uri())
     ready(tab)
     assert tab.locator(".live svg").count() == tab.locator("figure[data-chart]").count() >= 1

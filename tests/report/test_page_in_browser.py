@@ -32,16 +32,11 @@ PAGES = [*SAMPLES, "index", "compare"]
 @pytest.mark.parametrize("name", PAGES)
 @pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
 def test_no_request_leaves_the_page_and_nothing_complains(
-    browser: Any, pages: dict[str, Path], name: str, scripts: bool
+    browser: Any, pages: dict[str, Path], heard: Any, name: str, scripts: bool
 ) -> None:
     context = browser.new_context(java_script_enabled=scripts)
     tab = context.new_page()
-    requests: list[str] = []
-    complaints: list[str] = []
-    tab.on("request", lambda r: requests.append(r.url))
-    tab.on("console", lambda m: complaints.append(m.text))
-    tab.on("pageerror", lambda e: complaints.append(str(e)))
-    tab.on("dialog", lambda d: complaints.append(d.message))
+    requests, complaints = heard(tab)
     tab.goto(pages[name].as_uri())
     assert [r for r in requests if not r.startswith("data:")] == [pages[name].as_uri()]
     assert complaints == []

@@ -8,6 +8,7 @@ from torch.nn.functional import one_hot
 
 import firstcue as fc
 from firstcue.experiments.spurious import discovery as planted
+from firstcue.experiments.spurious.false_alarms import reading
 from firstcue.spurious.agreeing import infer_groups, rand_within
 from firstcue.spurious.directions import candidate_direction
 from firstcue.spurious.discover import Material, discovered
@@ -27,16 +28,6 @@ def rows(seed=0, n=500, strength=0.95, harder=0.0):
     x[:, :2] = 1.5 * (2 * y[:, None] - 1) + x[:, :2] * (1 + harder * (cue != y)[:, None])
     x[:, 2] = 3.0 * cue - 1.5 + 0.3 * x[:, 2]
     return torch.from_numpy(x).float(), torch.from_numpy(y), torch.from_numpy(cue)
-
-
-def reading(weight):
-    """A linear model of the core with some weight on the cue."""
-
-    def model(x):
-        margin = x[:, 0] + x[:, 1] + weight * x[:, 2]
-        return torch.stack([-margin, margin], dim=1)
-
-    return model
 
 
 def standing(found):

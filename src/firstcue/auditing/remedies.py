@@ -102,6 +102,9 @@ METHODS: Mapping[str, Method] = {
 NEEDS_TRAINING = frozenset(name for name, remedy in TRAININGS.items() if not remedy.head)
 """Remedies that train the whole network: `fix` does, an audit only rehearses them."""
 
+SIMPLIFY = "simplify"
+"""Goes on training on images from which a simplifier takes bits."""
+
 
 @dataclass(frozen=True)
 class Tried:
@@ -234,8 +237,7 @@ def try_all(
         seed: Of folds, subsets and training.
         progress: Told the stage and the fraction done.
         stakes: How reliance on the cue is measured after the repair.
-        train_counts: `(cells,)` training rows by class and value of the cue, where `train` is not a fair sample of them; those
-            that the stakes counted when absent.
+        train_counts: `(cells,)` training rows by class and value of the cue, where `train` is not a fair sample of them.
 
     Raises:
         ValueError: If a name is unknown.
@@ -252,9 +254,8 @@ def try_all(
     measured = [_row(t, t is best, gain(plain, t.right, cells, seed, "the model as it came")) for t in tried]
     if wanted is not None:
         return tuple(measured)
-    counts = stakes.association.counts.flatten() if stakes is not None and train_counts is None else train_counts
     names = [name for name, remedy in TRAININGS.items() if not remedy.head]
-    told = predicted(names, held, train, reports, len(head.weight), seed, within(progress, share, 1.0), counts)
+    told = predicted(names, held, train, reports, len(head.weight), seed, within(progress, share, 1.0), train_counts)
     best_first = sorted(told, key=lambda r: -1.0 if r.worst_group is None else r.worst_group, reverse=True)
     return (*measured, *best_first, *_untried(methods))
 
@@ -284,22 +285,20 @@ def _row(t: Tried, selected: bool, gained: Interval | None) -> Remedy:
 
 def _untried(tried: Sequence[Method]) -> tuple[Remedy, ...]:
     """Rows without numbers for the remedies of the last layer that were not tried, and for "simplify"."""
-    rows = []
-    for m in METHODS.values():
-        if m not in tried:
-            why = (
-                "not tried: needs an earlier checkpoint"
-                if m.needs_early
-                else "not tried: only if it is named"
-                if m.by_request
-                else "not tried: needs an attribute, or features of training rows"
-            )
-            rows.append(
-                Remedy(name=m.name, basis="not tried", needs_group_labels=m.needs_group_labels, needs=m.needs, note=why)
-            )
+    rows = [
+        Remedy(
+            name=m.name, basis="not tried", needs_group_labels=m.needs_group_labels, needs=m.needs, note=_why_untried(m)
+        )
+        for m in METHODS.values()
+        if m not in tried
+    ]
     why = "not predicted: acts on the inputs, of image models"
     return (*rows, Remedy(name=SIMPLIFY, basis="not predicted", needs_group_labels=False, note=why))
 
 
-SIMPLIFY = "simplify"
-"""Goes on training on images from which a simplifier takes bits."""
+def _why_untried(method: Method) -> str:
+    if method.needs_early:
+        return "not tried: needs an earlier checkpoint"
+    if method.by_request:
+        return "not tried: only if it is named"
+    return "not tried: needs an attribute, or features of training rows"
