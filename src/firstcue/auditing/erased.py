@@ -208,11 +208,17 @@ def _shuffled_gaps(
     shuffles = _shuffles_within(y, attribute, draws, generator)
     shape, num_values = weight.shape, weight.shape[1]
     correct = torch.zeros(draws, *shape, dtype=torch.float64)
-    for f, fit in zip(fold.unique().tolist(), fits, strict=True):
-        test = fold == f
-        step = max(1, _CHUNK // max(1, len(y) + int(test.sum()) * max(shape)))
-        for block in torch.arange(draws).split(step):
-            logits = _erased_logits(x, y, shuffles[block], ~test, test, fit, head, num_values)
+    numbers = fold.unique().tolist()
+    centre = x.mean(dim=0)
+    a_draw = max(int(torch.bincount(fold).max()) * max(shape), len(numbers) * weight.numel() * (x.shape[1] + 1))
+    for block in torch.arange(draws).split(max(1, _CHUNK // a_draw)):
+        by_fold = torch.stack(
+            [_cell_sums(x[fold == f] - centre, y[fold == f], shuffles[block][:, fold == f], shape) for f in numbers]
+        )
+        for i, (f, fit) in enumerate(zip(numbers, fits, strict=True)):
+            test, others = fold == f, torch.arange(len(numbers)) != i
+            cross, mean = _cross_of_cells(by_fold[others].sum(dim=0))
+            logits = _erased_logits(x[test], cross, mean + centre.double(), fit, head)
             right = (logits.argmax(dim=2) == y[test][:, None]).double()
             cell = y[test] * num_values + attribute[test]
             totals = torch.zeros(weight.numel(), len(block), dtype=torch.float64).index_add_(0, cell, right)
@@ -231,42 +237,49 @@ def _shuffles_within(y: Tensor, attribute: Tensor, draws: int, generator: torch.
     return shuffled
 
 
-def _erased_logits(
-    x: Tensor, y: Tensor, values: Tensor, train: Tensor, test: Tensor, fit: BalancedFit, head: Head, num_values: int
-) -> Tensor:
-    """`(n_test, draws, K)` logits after erasing each shuffled cue, in one batched LEACE."""
-    cross, mean = _shuffled_cross(x, y, values, train, num_values)  # (b, d, V), (b, d)
-    draws, d, _ = cross.shape
+def _erased_logits(x: Tensor, cross: Tensor, mean: Tensor, fit: BalancedFit, head: Head) -> Tensor:
+    """`(n, draws, K)` logits of rows `x` after erasing each shuffled cue, in one batched LEACE."""
+    draws, d, num_values = cross.shape
     flat = factor_psd(fit.covariance).solve(cross.permute(1, 0, 2).reshape(d, -1))
     solved = flat.reshape(d, draws, num_values).permute(1, 0, 2)  # covariance^+ cross, one factor for all draws
     weight, basis = torch.linalg.eigh(cross.mT @ solved)  # squared canonical correlations
     inverse = torch.where(weight > 1e-10, 1 / weight.clamp(min=1e-10), 0.0)
     middle = basis * inverse[:, None] @ basis.mT  # (b, V, V)
     effect = middle @ cross.mT @ head.weight.double().mT  # (b, V, K)
-    centre = fit.mean
-    reads = torch.einsum("nd,bdv->nbv", (x[test] - centre.to(x.dtype)).float(), solved.float())
-    reads = reads - torch.einsum("bd,bdv->bv", mean - centre, solved).float()
-    logits = head(x[test]).float()
-    return logits[:, None] - torch.einsum("nbv,bvk->nbk", reads, effect.float())
+    logits, offset = head(x).float(), mean - fit.mean  # rows are read about the mean of their own shuffle
+    centred = (x - fit.mean.to(x.dtype)).float()
+    num_classes = effect.shape[2]
+    if num_classes * d <= num_values * (d + num_classes):  # fewer products through one d x K map of each draw
+        change = solved @ effect
+        moved = (
+            torch.einsum("nd,bdk->nbk", centred, change.float()) - torch.einsum("bd,bdk->bk", offset, change).float()
+        )
+    else:
+        reads = torch.einsum("nd,bdv->nbv", centred, solved.float())
+        reads = reads - torch.einsum("bd,bdv->bv", offset, solved).float()
+        moved = torch.einsum("nbv,bvk->nbk", reads, effect.float())
+    return logits[:, None] - moved
 
 
-def _shuffled_cross(x: Tensor, y: Tensor, values: Tensor, train: Tensor, num_values: int) -> tuple[Tensor, Tensor]:
-    """Cross-covariance `(b, d, V)` and mean `(b, d)` of shuffled cues under balanced weights, from cell means."""
-    draws, shift = len(values), x.mean(dim=0, keepdim=True)
-    classes = y[train].unique().tolist()
-    cell_mean, present = [], []
-    for c in classes:
-        rows = train & (y == c)
-        inside = (x[rows] - shift).float()
-        member = torch.stack([values[:, rows] == v for v in range(num_values)]).float()  # (V, b, n)
-        count = member.sum(dim=2).double()
-        cell_mean.append((member @ inside).double() / count.clamp(min=1)[..., None])
-        present.append(count > 0)
-    mean_of, there = torch.stack(cell_mean), torch.stack(present).double()  # (C, V, b, d), (C, V, b)
-    cells = there.sum(dim=(0, 1))  # (b,)
-    mean = (mean_of * there[..., None]).sum(dim=(0, 1)) / cells[:, None]
-    share = there.sum(dim=0) / cells  # (V, b)
-    by_value = (mean_of * there[..., None]).sum(dim=0) / there.sum(dim=0).clamp(min=1)[..., None]
-    cross = share.sqrt()[..., None] * (by_value - mean)
-    assert cross.shape == (num_values, draws, x.shape[1])
-    return cross.permute(1, 2, 0), mean + shift[0].double()
+def _cell_sums(x: Tensor, y: Tensor, values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """`(K, V, b, d + 1)` sums of the features, and counts, in cells of class and shuffled cue; `values` is `(b, n)`."""
+    inside = torch.cat([x, x.new_ones(len(x), 1)], dim=1).float()
+    sums = torch.zeros(*shape, len(values), inside.shape[1], dtype=torch.float64)
+    for c in range(shape[0]):
+        of_class = y == c
+        drawn, rows = values[:, of_class], inside[of_class]
+        for v in range(shape[1]):
+            sums[c, v] = (drawn == v).float() @ rows
+    return sums
+
+
+def _cross_of_cells(sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Cross-covariance `(b, d, V)` and mean `(b, d)` of shuffled cues when every cell weighs the same, from sums of cells."""
+    count = sums[..., -1:]
+    there = (count > 0).double()  # (K, V, b, 1)
+    cell_mean = sums[..., :-1] / count.clamp(min=1)
+    cells = there.sum(dim=(0, 1))
+    mean = cell_mean.sum(dim=(0, 1)) / cells
+    by_value = cell_mean.sum(dim=0) / there.sum(dim=0).clamp(min=1)  # (V, b, d)
+    cross = (there.sum(dim=0) / cells).sqrt() * (by_value - mean)
+    return cross.permute(1, 2, 0), mean
