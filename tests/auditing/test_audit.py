@@ -13,6 +13,8 @@ from firstcue import demo
 from firstcue.data import garment_dominoes
 from firstcue.layers import predict
 
+pytestmark = pytest.mark.xdist_group("audit")  # one worker trains the network of `shortcut` for all
+
 
 @pytest.fixture(scope="module")
 def shortcut(tmp_path_factory):

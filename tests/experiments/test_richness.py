@@ -163,7 +163,7 @@ def test_a_network_is_the_same_for_the_same_seed_and_leaves_random_state():
 def test_richness_moves_as_theory_says():
     """Last layer only is lazier by far; small initial weights, a large rate and batch norm are not lazier.
 
-    The gap of the first was 0.19 over these seeds, and 0.21 over five seeds after 1,500 steps.
+    The gap of the first was 0.22 over these seeds, and 0.21 over five seeds after 1,500 steps.
     """
     from firstcue.data.garments import DEBIAN_FOLDER
 
@@ -175,14 +175,14 @@ def test_richness_moves_as_theory_says():
         for name, setting in {
             "full": {},
             "last": {"frozen": True},
-            "half": {"loss": "ce", "init": 0.5},
-            "double": {"loss": "ce", "init": 2.0, "rate": 0.0025},
+            "half": {"loss": "ce", "init": 0.5, "steps": 800},
+            "double": {"loss": "ce", "init": 2.0, "rate": 0.0025, "steps": 800},
             "slow": {"loss": "ce", "rate": 0.001},
             "fast": {"loss": "ce", "rate": 0.1},
             "plain": {"loss": "ce"},
             "normed": {"loss": "ce", "batch_norm": True},
         }.items():
-            found.setdefault(name, []).append(one_run({"steps": 800, **setting}, seed, rows, test)["dlr"])
+            found.setdefault(name, []).append(one_run({"steps": 300, **setting}, seed, rows, test)["dlr"])
     mean = {name: sum(values) / len(values) for name, values in found.items()}
 
     assert mean["last"] > mean["full"] + 0.1, found
