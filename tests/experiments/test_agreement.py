@@ -14,6 +14,7 @@ from firstcue.experiments.agreement import (
     label_noise,
     learning_signal,
     linear_regression,
+    mask_settings,
     memorisation,
     minima,
     patchwork,
@@ -24,7 +25,17 @@ from firstcue.experiments.agreement._pictures import pictures
 from firstcue.experiments.agreement._spirals import PRESETS, Preset, spirals, spirals_for_testing
 from firstcue.sweeps import Trial
 
-MODULES = (coinrun, label_noise, learning_signal, linear_regression, memorisation, minima, patchwork, random_labels)
+MODULES = (
+    coinrun,
+    label_noise,
+    learning_signal,
+    linear_regression,
+    mask_settings,
+    memorisation,
+    minima,
+    patchwork,
+    random_labels,
+)
 
 
 def rows_of(module, trials):
@@ -186,6 +197,20 @@ def test_minima_are_compared_at_equal_levels(monkeypatch):
     assert [row["eps"] for row in rows] == [0.003, 0.01] * 2
     assert all(row["path"] > 0 and 0 <= row["unseen"] <= 1 for row in rows)
     assert len(minima.claims(rows)) == 2 and minima.figures(rows)
+
+
+def test_settings_of_the_mask_are_turned_one_at_a_time_and_share_their_centre(monkeypatch):
+    monkeypatch.setattr(
+        mask_settings, "CURVES", {"l2": (0.0, 1e-3), "threshold": (0.0, 0.75, 1.0), "scale": ("none", "tensor")}
+    )
+    little = {"environments": 4, "rows": 16, "batch_size": 16, "epochs": 2, "hidden": 8, "decay": [0.75]}
+    trials = [replace(t, settings={**t.settings, **little}) for t in mask_settings.trials("tiny", 2)]
+    assert len(trials) == 2 * 5
+    rows = rows_of(mask_settings, trials)
+    assert all(0 <= row["test"] <= row["best_test"] <= 1 for row in rows)
+    assert [claim.n for claim in mask_settings.claims(rows)] == [2] * 5
+    axes = mask_settings.figures(rows)["settings"].axes
+    assert [len(a.lines) for a in axes] == [2 * len(v) + 1 for v in mask_settings.CURVES.values()]
 
 
 # pictures
