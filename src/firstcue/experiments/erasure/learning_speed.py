@@ -35,7 +35,7 @@ SCALES = {
     "small": Scale(
         minutes=40,
         settings=SHARED
-        | {"data": [["builtin:fashion-mnist", 16, 20000], ["builtin:digits", 8, 1797]], "nets": list(NAMES)}
+        | {"data": [["builtin:fashion-mnist", 16, 20000]], "nets": list(NAMES)}
         | {"rows": 3000, "chunks": 6, "epochs": 40, "patience": 5},
     ),
     "paper": Scale(
