@@ -4,7 +4,7 @@ A decodable cue is not a used one: every finding here says so.
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -61,6 +61,20 @@ def as_interval(p: ProbeResult) -> Interval:
     )
 
 
+def as_told(p: ProbeResult) -> dict[str, Any]:
+    """The fields of a finding whose value is what a probe read."""
+    return {
+        "status": "no shortcut found",
+        "encoded": as_interval(p),
+        "value": p.accuracy,
+        "unit": "held-out balanced accuracy, a fraction",
+        "ci_low": p.ci_low,
+        "ci_high": p.ci_high,
+        "n": p.n,
+        "baseline": p.baseline,
+    }
+
+
 def decodability_finding(layer: str, cue: str, p: ProbeResult, untrained: ProbeResult | None, held: Batch) -> Finding:
     """What one probe read from one layer, as a finding that accuses nobody."""
     what = "the class" if cue == "class" else cue
@@ -70,14 +84,7 @@ def decodability_finding(layer: str, cue: str, p: ProbeResult, untrained: ProbeR
         cue=cue,
         kind="decodability",
         layer=layer,
-        status="no shortcut found",
-        encoded=as_interval(p),
-        value=p.accuracy,
-        unit="held-out balanced accuracy, a fraction",
-        ci_low=p.ci_low,
-        ci_high=p.ci_high,
-        n=p.n,
-        baseline=p.baseline,
+        **as_told(p),
         meaning=f"A {p.kind} probe reads {what} from {layer} with {p.accuracy:.0%} ({p.baseline:.0%} with shuffled labels{start}). Decodable is not used.",
         source="Closed-form probes from class moments; boosted trees and logistic regression of scikit-learn",
         details={

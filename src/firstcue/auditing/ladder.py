@@ -14,7 +14,7 @@ from torch import Tensor
 
 from firstcue._checks import encode_labels
 from firstcue._progress import Progress, silent, within
-from firstcue.auditing.decodability import KINDS, as_interval
+from firstcue.auditing.decodability import KINDS, as_told
 from firstcue.auditing.splits import stratified_folds
 from firstcue.batch import Batch
 from firstcue.erasure.affine import AffineEraser
@@ -253,14 +253,7 @@ def _rung_finding(found: Ladder, layer: str, rung: str, kind: str) -> Finding:
         cue=found.cue,
         kind="order of statistics",
         layer=layer,
-        status="no shortcut found",
-        encoded=as_interval(p),
-        value=p.accuracy,
-        unit="held-out balanced accuracy, a fraction",
-        ci_low=p.ci_low,
-        ci_high=p.ci_high,
-        n=p.n,
-        baseline=p.baseline,
+        **as_told(p),
         meaning=f"After erasing {erased}, a {kind} probe reads {what} from {layer} with {p.accuracy:.0%} ({p.baseline:.0%} with shuffled labels).",
         source=SOURCE,
         details={"chance": found.chance},

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from firstcue.batch import Batch
-from firstcue.experiments.claims import Claim
+from firstcue.experiments.claims import Claim, Scale
 from firstcue.spurious.batched import BooleanRun, Dynamics
 from firstcue.spurious.boolean import boolean_data
 from firstcue.spurious.curves import convergence_time
@@ -32,9 +32,16 @@ def function_of(name: str) -> BooleanFunction:
 Cell = tuple[str, str, float, int]
 """Core, shortcut, strength and number of noise columns."""
 
-EASY = ["parity 4", "parity 2", 0.9, 4]
+CLAIMED = ["parity 4", "parity 2", 0.9, 4]
 HARDER = ["parity 5", "parity 3", 0.9, 4]
-SMALL = [EASY, HARDER, ["parity 5", "parity 3", 0.95, 4], ["parity 5", "parity 3", 0.9, 10]]
+SMALL = [CLAIMED, HARDER, ["parity 5", "parity 3", 0.95, 4], ["parity 5", "parity 3", 0.9, 10]]
+
+TRAINING = {"rate": 0.1, "batch_size": 64, "width": 128}
+TO_THE_END = {
+    "small": Scale(minutes=6, settings=TRAINING | {"cells": SMALL, "steps": 30_000, "rows": 4000}),
+    "paper": Scale(minutes=60, settings=TRAINING | {"cells": SMALL, "steps": 100_000, "rows": 10_000, "width": 512}),
+}
+"""Scales of the experiments that look at networks in which the core has been learned."""
 
 
 def run_of(cell: Sequence[Any], seed: int) -> BooleanRun:

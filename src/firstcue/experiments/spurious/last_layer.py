@@ -6,6 +6,9 @@ import torch
 
 from firstcue.experiments.claims import Claim, Scale, judged
 from firstcue.experiments.spurious._lab import (
+    CLAIMED,
+    HARDER,
+    TRAINING,
     cells_of,
     independent_rows,
     matching,
@@ -25,17 +28,14 @@ TITLE = "Retraining the last layer suffices once the core can be decoded"
 SOURCE = "arXiv 2403.03375"
 VERSION = 1
 EASY = ["parity 4", "parity 1", 0.95, 4]
-CLAIMED = ["parity 4", "parity 2", 0.9, 4]
-HARDER = ["parity 5", "parity 3", 0.9, 4]
-_COMMON = {"rate": 0.1, "batch_size": 64, "width": 128}
 SCALES = {
     "tiny": Scale(
         minutes=0.2,
-        settings=_COMMON | {"cells": [CLAIMED], "at": [0, 1000], "rows": 2000, "method": "group-balanced"},
+        settings=TRAINING | {"cells": [CLAIMED], "at": [0, 1000], "rows": 2000, "method": "group-balanced"},
     ),
     "small": Scale(
         minutes=10,
-        settings=_COMMON
+        settings=TRAINING
         | {
             "cells": [EASY, CLAIMED, HARDER],
             "at": [0, 500, 1000, 2000, 4000],
@@ -45,7 +45,7 @@ SCALES = {
     ),
     "paper": Scale(
         minutes=60,
-        settings=_COMMON
+        settings=TRAINING
         | {
             "cells": [EASY, CLAIMED, HARDER, ["parity 5", "parity 3", 0.95, 4]],
             "at": [0, 125, 250, 500, 1000, 2000, 4000, 8000],

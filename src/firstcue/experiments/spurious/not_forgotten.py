@@ -9,8 +9,9 @@ from typing import Any
 from firstcue.experiments.claims import Claim, Scale, judged
 from firstcue.experiments.spurious._lab import (
     HARDER,
-    SMALL,
     THRESHOLD,
+    TO_THE_END,
+    TRAINING,
     cells_of,
     hidden_layer,
     independent_rows,
@@ -33,11 +34,9 @@ from firstcue.sweeps import Trial
 TITLE = "Shortcuts are not forgotten after the core is fully learned"
 SOURCE = "arXiv 2403.03375"
 VERSION = 1
-_COMMON = {"rate": 0.1, "batch_size": 64, "width": 128}
 SCALES = {
-    "tiny": Scale(minutes=0.5, settings=_COMMON | {"cells": [HARDER], "steps": 16_000, "rows": 1500}),
-    "small": Scale(minutes=6, settings=_COMMON | {"cells": SMALL, "steps": 30_000, "rows": 4000}),
-    "paper": Scale(minutes=60, settings=_COMMON | {"cells": SMALL, "steps": 100_000, "rows": 10_000, "width": 512}),
+    "tiny": Scale(minutes=0.5, settings=TRAINING | {"cells": [HARDER], "steps": 16_000, "rows": 1500}),
+    **TO_THE_END,
 }
 SEEDS = 10
 PUBLISHED = "spurious features are not forgotten"

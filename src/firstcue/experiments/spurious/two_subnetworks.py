@@ -6,8 +6,9 @@ import torch
 
 from firstcue.experiments.claims import Claim, Scale, judged
 from firstcue.experiments.spurious._lab import (
-    EASY,
-    SMALL,
+    CLAIMED,
+    TO_THE_END,
+    TRAINING,
     cells_of,
     hidden_layer,
     independent_rows,
@@ -29,11 +30,9 @@ from firstcue.sweeps import Trial
 TITLE = "Two distinct subnetworks form, one for the core and one for the shortcut"
 SOURCE = "arXiv 2403.03375"
 VERSION = 1
-_COMMON = {"rate": 0.1, "batch_size": 64, "width": 128}
 SCALES = {
-    "tiny": Scale(minutes=0.5, settings=_COMMON | {"cells": [EASY], "steps": 6000, "rows": 1500}),
-    "small": Scale(minutes=6, settings=_COMMON | {"cells": SMALL, "steps": 30_000, "rows": 4000}),
-    "paper": Scale(minutes=60, settings=_COMMON | {"cells": SMALL, "steps": 100_000, "rows": 10_000, "width": 512}),
+    "tiny": Scale(minutes=0.5, settings=TRAINING | {"cells": [CLAIMED], "steps": 6000, "rows": 1500}),
+    **TO_THE_END,
 }
 SEEDS = 10
 PUBLISHED = "two distinct subnetworks are formed"
