@@ -139,9 +139,11 @@ def suspects(data: Prepared, subject: Subject, seed: int) -> tuple[list[Suspect]
 
 
 def _kind(x: Tensor) -> Kind:
-    """What inputs are scanned as; ids of tokens and long vectors have no simple properties of their own."""
+    """What inputs are scanned as: integers are ids of tokens; long vectors have no simple properties of their own."""
     if x.ndim in (3, 4) and x.shape[-1] > 1:
         return "image"
+    if x.ndim == 2 and not x.dtype.is_floating_point and x.dtype != torch.bool:
+        return "tokens"
     return "table" if x.ndim == 2 and x.dtype.is_floating_point and x.shape[1] <= MOST_COLUMNS else "none"
 
 

@@ -106,7 +106,7 @@ def _chosen(
 
 
 def _shape(m: Material) -> tuple[int, int] | None:
-    if m.x is None or m.kind == "none" or (m.kind == "auto" and kind_of(m.x) != "image") or m.kind in ("table", "text"):
+    if m.x is None or (kind_of(m.x) if m.kind == "auto" else m.kind) != "image":
         return None
     h, w = as_tensor(m.x).shape[-2:]
     return int(h), int(w)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from firstcue._checks import as_tensor, require_finite
 
-Kind = Literal["auto", "image", "table", "text", "none"]
+Kind = Literal["auto", "image", "table", "text", "tokens", "none"]
 MOST_LEVELS = 50
 """Distinct values up to which a column of numbers counts as categories when it is metadata."""
 
@@ -44,9 +44,10 @@ def properties_of(x: Any, metadata: Mapping[str, Any] | None = None, *, kind: Ki
     """Every cheap property of the rows, the widest in meaning first.
 
     Args:
-        x: Images `(n, c, h, w)` or `(n, h, w)`, a table `(n, columns)`, texts (a sequence of str), or None.
+        x: Images `(n, c, h, w)` or `(n, h, w)`, a table `(n, columns)`, texts (a sequence of str), token ids `(n, length)`, or None.
         metadata: Columns `(n,)` that are known of the rows: file size, place, device.
-        kind: What `x` is; "auto" tells by type and shape, "none" leaves it out (embeddings, whose columns mean nothing).
+        kind: What `x` is; "auto" tells by type and shape and takes integers for a table, so say "tokens" of token ids;
+            "none" leaves `x` out (embeddings, whose columns mean nothing).
 
     Raises:
         ValueError: If `x` is of none of these forms, not finite, or a column has another length.
@@ -92,6 +93,10 @@ def _of_inputs(x: Any, kind: Kind) -> tuple[Property, ...]:
         from firstcue.spurious.text_properties import text_properties
 
         return text_properties(x)
+    if kind == "tokens":
+        from firstcue.spurious.token_properties import token_properties
+
+        return token_properties(x)
     rows = as_tensor(x)
     require_finite(rows)
     if kind == "image":
