@@ -47,7 +47,7 @@ def discover(
         outputs: `(n, K)` logits, where there is no model to ask.
         checkpoints: As `audit` takes them, or pairs `(step, logits (n, K))`: adds what was learned early.
         edit: Your own `edit(x, value)` of properties, by the candidate's name; others are carried over between rows.
-        kind: What `x` is, where its shape does not tell.
+        kind: What `x` is, where its shape does not tell: "tokens" of token ids, which look like a table.
         most: Candidates at the most.
         seed: Of every draw.
         batch_size: Rows per call of the model.
