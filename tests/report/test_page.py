@@ -277,3 +277,18 @@ def test_the_same_report_makes_the_same_page(name: str) -> None:
 def test_every_hostile_label_survives_in_the_json(label: str) -> None:
     found = json.loads(embedded(page(Report(verdict="inconclusive", notes=(label,)))))
     assert found["notes"] == [label]
+
+
+def test_the_worst_groups_interval_is_explained_where_it_is_not_that_of_its_row():
+    explained = "The interval of the worst group at the top is wider"
+    report = shortcut()
+    worst = report.groups.worst_group
+    assert worst is not None
+    row = next(g for g in report.groups.by_group if g.group == worst.group)
+
+    def told(ci_high):
+        groups = report.groups.model_copy(update={"worst_group": row.model_copy(update={"ci_high": ci_high})})
+        return Reading(page(report.model_copy(update={"groups": groups}))).text
+
+    assert explained not in told(row.ci_high)
+    assert explained in told(row.ci_high + 0.05)

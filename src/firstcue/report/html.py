@@ -98,6 +98,7 @@ def _facts(report: Report) -> dict[str, Any]:
         "cues": cues,
         "groups": sorted(report.groups.by_group, key=lambda g: (g.accuracy is None, g.accuracy, g.group)),
         "most_groups": MOST_GROUPS,
+        "worst_is_wider": _worst_is_wider(report),
         "panels": timeline(report.timeline, report.learning_order, capacity(report)),
         "order_sentence": order_sentence(report),
         "described": {name: told for name in TITLES if (told := section(report, name))},
@@ -115,6 +116,14 @@ def _facts(report: Report) -> dict[str, Any]:
         "loose_pictures": [p for p in loose if p not in beside],
         "data": embedded(report.to_json()),
     }  # fmt: skip
+
+
+def _worst_is_wider(report: Report) -> bool:
+    """Whether the worst group's interval, which allows for its having been chosen, differs from its row in the table."""
+    worst = report.groups.worst_group
+    rows = [g for g in report.groups.by_group if worst is not None and g.group == worst.group]
+    ends = [words.between(g.ci_low, g.ci_high) for g in [*rows, *([worst] if worst is not None else [])]]
+    return len(set(ends)) > 1
 
 
 def key_figures(report: Report, cues: list[CueRow]) -> list[dict[str, Any]]:
