@@ -69,6 +69,12 @@ class Finding(Value):
     )
 
     @property
+    def yours_to_judge(self) -> bool:
+        """Whether decisions hang on a property that nobody named: a cue or a part of the class, the data cannot tell."""
+        hangs = self.relies is not None and (self.relies.ci_low or 0.0) > 0.05
+        return self.status == "inferred" and self.severity == "none" and hangs
+
+    @property
     def judges(self) -> bool:
         """Whether it says something of a cue's use, so that the verdict may rest on it."""
         return self.kind not in DESCRIBING

@@ -22,3 +22,18 @@ def test_what_a_repair_leaves_is_said_in_words(left, said):
     )
     line = sentence("shortcut", [finding], Groups(), (repaired,), True)
     assert f"reaches 80% and {said}." in line
+
+
+@pytest.mark.parametrize(("ci_low", "named"), [(0.3, True), (0.01, False), (None, False)])
+def test_a_property_that_decisions_hang_on_is_named_though_the_verdict_stays(ci_low, named):
+    finding = Finding(
+        id="discovered/token 61/penultimate/edit",
+        cue="token 61",
+        kind="discovered cue",
+        status="inferred",
+        relies=Interval(value=0.4, ci_low=ci_low, ci_high=0.5),
+        meaning="",
+    )
+    line = sentence("no shortcut found", [finding], Groups(), (), False)
+    assert line.startswith("No shortcut found (no attribute was named)")
+    assert ("Decisions hang on token 61" in line) is named

@@ -87,7 +87,9 @@ def sentence(
         return f"No cue was named; the model leans on {', '.join(leaned)}{served}: a shortcut if that does not belong to the class."
     if suspects:
         return f"No shortcut found among named cues, but errors concentrate in one cluster{served}: look at it, and name the attribute behind it."
-    return f"No shortcut found{'' if given else ' (no attribute was named)'}{served}."
+    clear = f"No shortcut found{'' if given else ' (no attribute was named)'}{served}."
+    used = ", ".join(f.cue for f in findings if f.yours_to_judge)
+    return f"{clear} Decisions hang on {used}: whether that belongs to the class is yours to judge." if used else clear
 
 
 def _repair(remedies: Sequence[Remedy]) -> str:

@@ -37,13 +37,8 @@ STATUS_LIGHT = {
 def status(finding: Finding) -> str:
     """The status of a finding in words, with how severe it is."""
     if finding.status == "inferred" and finding.severity == "none":
-        return "used; yours to judge" if _used(finding) else "nothing suspicious"
+        return "used; yours to judge" if finding.yours_to_judge else "nothing suspicious"
     return STATUS[finding.status] + (f", {finding.severity}" if finding.severity != "none" else "")
-
-
-def _used(finding: Finding) -> bool:
-    """Whether decisions hang on a property that nobody named: a cue or a part of the class, the data cannot tell."""
-    return finding.relies is not None and (finding.relies.ci_low or 0.0) > 0.05
 
 
 def light(finding: Finding) -> str:
