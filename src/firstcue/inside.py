@@ -107,6 +107,7 @@ def erased(
 
 
 def apply_eraser(eraser: Any, features: Tensor, labels: Any, layer: str) -> Tensor:
+    """The features as the eraser leaves them; an error names the layer whose features do not fit it."""
     fitted = getattr(eraser, "target", getattr(eraser, "mean", None))
     if isinstance(fitted, Tensor) and len(fitted) != features.shape[-1]:
         raise ValueError(
@@ -151,6 +152,7 @@ def editing(
 
 
 def hookable(model: nn.Module) -> nn.Module:
+    """The module whose forward hooks run: a wrapper for parallel training is taken off."""
     inner = unwrap(model)
     if inner is not model and hasattr(model, "_orig_mod"):
         raise ValueError("compiled code skips hooks; give, and run, the module inside: firstcue.layers.unwrap(model).")
@@ -158,6 +160,7 @@ def hookable(model: nn.Module) -> nn.Module:
 
 
 def require_ran(model: nn.Module, idle: Sequence[str]) -> None:
+    """Refuse layers that no forward pass reached: nothing was erased there."""
     if idle:
         ran = [name for name, _ in model.named_children()]
         raise ValueError(

@@ -136,6 +136,7 @@ def _ends(rows: Sequence[Mapping[str, Any]], scale: Mapping[str, float]) -> list
 
 
 def layered(title: str, rows: Sequence[Mapping[str, Any]], layers: list[Spec]) -> Spec:
+    """A chart of several layers over the same rows, as wide as the page."""
     return {
         "description": title,
         "width": "container",
@@ -149,4 +150,5 @@ def layered(title: str, rows: Sequence[Mapping[str, Any]], layers: list[Spec]) -
 
 
 def tips(fields: Sequence[tuple[str, str]]) -> list[Spec]:
+    """What a tooltip shows: fields of a row and their names."""
     return [{"field": field, "title": title, "type": "nominal"} for field, title in fields]

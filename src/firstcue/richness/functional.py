@@ -58,6 +58,7 @@ def differentiable() -> Iterator[None]:
 
 
 def probe_inputs(x: Any) -> Tensor:
+    """Finite inputs with at least one row, as a tensor."""
     inputs = as_tensor(x)
     require_finite(inputs)
     if inputs.ndim == 0 or len(inputs) == 0:

@@ -25,6 +25,7 @@ class Made:
 
 
 def resized(images: Tensor, height: int, width: int) -> Tensor:
+    """Images of another size, in [0, 1]."""
     size = (height, width)
     return functional.interpolate(images, size, mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
 
@@ -80,6 +81,7 @@ DRAWN: dict[str, Callable[[Tensor, float, torch.Generator], Made]] = {
 
 
 def patch(core: Tensor, ids: Tensor | None, classes: tuple[str, ...], s: float, generator: torch.Generator) -> Made:
+    """A white square whose place goes with the label in a share `s` of the rows."""
     if ids is None or len(classes) < 2:
         raise ValueError('"patch" needs `labels` with at least two classes: the place of the patch goes with them.')
     h, w = core.shape[2:]

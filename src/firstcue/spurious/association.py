@@ -122,6 +122,7 @@ def unit_contrast(weight: np.ndarray) -> np.ndarray:
 
 
 def contrast_of(r: Association | Tensor | np.ndarray) -> np.ndarray:
+    """The `(K, A)` table r(y, a), whose rows and columns sum to 0."""
     table = r.r if isinstance(r, Association) else r
     array = np.asarray(table.detach().cpu().double().numpy() if isinstance(table, Tensor) else table, dtype=float)
     if array.ndim != 2 or not np.isfinite(array).all():
@@ -142,6 +143,7 @@ def cell_counts(classes: np.ndarray, values: np.ndarray, num_classes: int, num_v
 
 
 def ids(values: Any, name: str, limit: int | None) -> np.ndarray:
+    """`(n,)` int64 ids from 0, below `limit` if there is one."""
     array = np.asarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values)
     if array.ndim != 1 or (array.dtype.kind not in "biu" and len(array)):
         raise ValueError(
@@ -156,6 +158,7 @@ def ids(values: Any, name: str, limit: int | None) -> np.ndarray:
 
 
 def bools(values: Any, name: str, axes: int) -> np.ndarray:
+    """An array of bools with that many axes."""
     array = np.asarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values)
     if array.ndim != axes or not np.isin(array, (0, 1)).all():
         raise ValueError(
@@ -166,6 +169,7 @@ def bools(values: Any, name: str, axes: int) -> np.ndarray:
 
 
 def require_same_length(a: np.ndarray, b: np.ndarray, a_name: str, b_name: str) -> None:
+    """Refuse two columns of different lengths."""
     if len(a) != len(b):
         raise ValueError(f"`{a_name}` has {len(a)} rows but `{b_name}` has {len(b)}; one per row is needed.")
 

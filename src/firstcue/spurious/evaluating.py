@@ -15,14 +15,17 @@ Ties = Literal["plus", "minus", "random", "odd-only"]
 
 
 def parity(words: Words, mask: np.uint64) -> np.ndarray:
+    """Whether an odd number of the bits in `mask` is negative."""
     return (count_negative(words, mask) & 1).astype(bool)
 
 
 def majority(words: Words, mask: np.uint64) -> np.ndarray:
+    """Whether more than half of the bits in `mask` are negative."""
     return 2 * count_negative(words, mask) > int(mask).bit_count()
 
 
 def staircase(words: Words, degree: int, ties: Ties) -> np.ndarray:
+    """Whether most products of leading bits are negative; an even degree needs a rule for ties."""
     products = running_products(words, degree) & low_bits(degree)
     twice = 2 * np.bitwise_count(products)
     if degree % 2:
@@ -42,10 +45,12 @@ def _fair(products: Words, mask: np.uint64) -> np.ndarray:
 
 
 def table(words: Words, negatives: np.ndarray) -> np.ndarray:
+    """The answers of a truth table."""
     return negatives[words & np.uint64(len(negatives) - 1)]
 
 
 def threshold(words: Words, masks: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Whether a weighted sum of parities is negative."""
     total = np.zeros(len(words))
     for mask, weight in zip(masks, weights, strict=True):
         total += weight * (1.0 - 2.0 * (count_negative(words, mask) & 1))
@@ -53,6 +58,7 @@ def threshold(words: Words, masks: np.ndarray, weights: np.ndarray) -> np.ndarra
 
 
 def called(words: Words, function: Callable[[Tensor], Any], size: int, name: str) -> np.ndarray:
+    """The answers of a user's function, one sign a row."""
     values = as_tensor(function(torch.from_numpy(signs_of(words, size))), name).detach().cpu().numpy()
     if values.shape != (len(words),) or not np.isin(values, (-1, 1)).all():
         raise ValueError(

@@ -37,6 +37,7 @@ def _solve(a: Tensor, b: Tensor, ridge: float) -> Tensor:
 
 
 def logistic(x: Tensor, target: Tensor, weight: Tensor, k: int) -> Callable[[Tensor], Tensor]:
+    """The class of new rows, by a logistic regression on weighted rows."""
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(max_iter=1000).fit(x.numpy(), target.numpy(), sample_weight=(weight * len(x)).numpy())

@@ -33,6 +33,7 @@ def deaths() -> tuple[type[BaseException], ...]:
 
 @contextmanager
 def engine_of(backend: str, workers: int | None, scheduler: str | None) -> Iterator[Engine]:
+    """What maps work over trials, as a context that ends its workers."""
     if scheduler is not None and backend != "dask":
         raise ValueError(f"a scheduler's address belongs to the dask backend, not to {backend}.")
     if backend == "serial":

@@ -37,6 +37,7 @@ class Kept:
 
 
 def score(selection: str, right: Tensor | None, held_out: Batch | None) -> float:
+    """What a selection looks at: accuracy of held-out rows, of their worst group, or of their worst class."""
     assert right is not None and held_out is not None
     if selection == "average":
         return float(right.double().mean())
@@ -47,6 +48,7 @@ def score(selection: str, right: Tensor | None, held_out: Batch | None) -> float
 
 
 def require_choice(selections: Sequence[str], held_out: Batch | None, rates: Sequence[float], epochs: int) -> None:
+    """Refuse a selection that these rows and rates cannot serve."""
     if not rates or any(not rate > 0 for rate in rates) or epochs < 1:
         raise ValueError(f"at least one positive rate and one epoch are needed; got {tuple(rates)} and {epochs}.")
     for name in selections:
@@ -69,6 +71,7 @@ def require_choice(selections: Sequence[str], held_out: Batch | None, rates: Seq
 def notes_on(
     kept: Kept, tried: Sequence[Attempt], data: Batch, held_out: Batch | None, selection: str
 ) -> Iterator[str]:
+    """What a reader should know of a choice: rates that diverged, a rate at the edge, groups that are absent."""
     for attempt in tried:
         if attempt.failure:
             yield f"diverged at learning rate {attempt.rate:g}"
