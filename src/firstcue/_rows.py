@@ -1,5 +1,6 @@
 """What statistics accept as rows, weights and group ids, and what they answer to the rest."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,3 +66,16 @@ def _as_ids(labels: Tensor, names: tuple[str, ...]) -> Tensor:
             f"leave `num_groups` out to have labels numbered for you."
         )
     return torch.tensor(values, dtype=torch.int64, device=labels.device)[labels] if values else labels
+
+
+def in_parts(
+    x: Tensor, work: Callable[[Tensor], Tensor], width: int, *, dtype: torch.dtype, rows: int = 4096
+) -> Tensor:
+    """`work` on so many rows at once, into one table `(n, width)`.
+
+    Small results kept in a list between large temporary ones would leave holes in memory that nothing large fits into.
+    """
+    out = torch.empty(len(x), width, dtype=dtype)
+    for start in range(0, len(x), rows):
+        out[start : start + rows] = work(x[start : start + rows])
+    return out

@@ -12,6 +12,7 @@ from torch.nn.functional import one_hot
 
 from firstcue._checks import as_tensor, require_finite, require_rows
 from firstcue._progress import Progress, silent, within
+from firstcue._rows import in_parts
 from firstcue.auditing import remedies as repair
 from firstcue.auditing.attempt import attempt
 from firstcue.auditing.closing import close
@@ -202,7 +203,7 @@ def _answers(whole: Moments, fitted: Batch, fit: Tensor, x: Tensor, rows: Tensor
     means = whole.mean + sums / counts.clamp(min=1)[:, None]
     shrinkage = oas if len(fit) < 5 * d else None
     probe = linear_from_means(whole, means, counts, fitted.classes, balanced=False, shrinkage=shrinkage)
-    return torch.cat([torch.as_tensor(probe(x[part])).float() for part in rows.split(CHUNK)])
+    return in_parts(rows, lambda part: torch.as_tensor(probe(x[part])).float(), k, dtype=torch.float32, rows=CHUNK)
 
 
 def _vectors(x: Any, name: str) -> Tensor:

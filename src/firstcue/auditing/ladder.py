@@ -14,12 +14,13 @@ from torch import Tensor
 
 from firstcue._checks import encode_labels
 from firstcue._progress import Progress, silent, within
+from firstcue._rows import in_parts
 from firstcue.auditing.decodability import KINDS, as_told
 from firstcue.auditing.splits import stratified_folds
 from firstcue.batch import Batch
 from firstcue.erasure.affine import AffineEraser
 from firstcue.erasure.alf_qleace import alf_qleace
-from firstcue.erasure.leace import leace
+from firstcue.erasure.leace import leace, leace_map
 from firstcue.finding import Finding
 from firstcue.moments import Moments
 from firstcue.probes import ProbeResult, held_out_accuracy
@@ -100,7 +101,7 @@ def ladder(x: Tensor, z: Tensor, cue: str, *, seed: int, progress: Progress = si
     if min(torch.bincount(ids[fit]).min(), torch.bincount(ids[probe]).min()) < 4:
         return None
     basis, share = _basis(x[fit], ids[fit])
-    narrow = x.to(basis.dtype) @ basis
+    narrow = in_parts(x, lambda part: part.to(basis.dtype) @ basis, basis.shape[1], dtype=basis.dtype)
     erasers = {name: make(Moments.of_groups(narrow[fit], ids[fit])) for name, make in RUNGS.items()}
     read: dict[tuple[str, str], ProbeResult] = {}
     for rung, eraser in erasers.items():
@@ -160,8 +161,8 @@ def _basis(x: Tensor, ids: Tensor) -> tuple[Tensor, float]:
     Few features are only scaled, so that trees find them as they are. Of many, the directions that tell the means apart
     best are looked at, and the widest.
     """
-    by_value = Moments.of_groups(x, ids)
-    covariance = by_value.pool().covariance
+    whole = Moments.of(x)
+    covariance = whole.covariance
     most = min(MAX_DIRECTIONS, max(2, len(x) // ROWS_PER_DIRECTION))
     if len(covariance) <= most:
         spread = covariance.diagonal()
@@ -169,12 +170,20 @@ def _basis(x: Tensor, ids: Tensor) -> tuple[Tensor, float]:
             spread > CONSTANT * spread.max()
         )  # a feature that is constant here may vary among the rows that are probed
         return spread.rsqrt().where(kept, 0.0).diag()[:, kept], 1.0
-    telling = leace(by_value).right[:, : most // 2]
+    telling = leace_map(_offsets(x, ids, whole.mean), covariance, whole.mean).right[:, : most // 2]
     _, wide = torch.linalg.eigh(covariance)
     basis, _ = torch.linalg.qr(torch.cat([telling, wide[:, -(most - telling.shape[1]) :]], dim=1))
     sizes, turn = torch.linalg.eigh(basis.mT @ covariance @ basis)
     kept = sizes > CONSTANT * sizes.max()
     return (basis @ turn[:, kept]) / sizes[kept].sqrt(), float(sizes[kept].sum() / covariance.trace())
+
+
+def _offsets(x: Tensor, ids: Tensor, mean: Tensor) -> Tensor:
+    """`(d, k)` columns sqrt(p_c) (mean_c - mean), without the scatter of each value, which wide features make large."""
+    columns = [
+        (x[ids == c].double().mean(dim=0) - mean) * float((ids == c).double().mean()) ** 0.5 for c in ids.unique()
+    ]
+    return torch.stack(columns, dim=1)
 
 
 def climb(x: Tensor, held: Batch, layer: str, seed: int, progress: Progress = silent) -> list[Finding]:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from firstcue._rows import in_parts
 from firstcue.linalg import EPS
 
 ROWS = 5_000
@@ -36,7 +37,9 @@ def reduced(x: Tensor, used: Tensor, most: int, seed: int) -> tuple[Tensor, str]
         return _projected(x, mean, turn), ""
     # one float32 table is all the memory this takes: a wide input may be most of what there is
     shift = mean.to(some.dtype if some.is_floating_point() else torch.float64)
-    standard = torch.cat([((part - shift) / scale).float() for part in some.split(CHUNK)])
+    standard = in_parts(
+        some, lambda part: ((part - shift) / scale).float(), some.shape[1], dtype=torch.float32, rows=CHUNK
+    )
     directions = _principal(standard, limit, seed)
     note = f"{directions.shape[1]} of {x.shape[1]} directions, the leading principal ones of standardised features"
     return _projected(x, mean, directions / scale[:, None]), note
@@ -63,5 +66,10 @@ def _projected(x: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
     narrow = directions.float()
     if narrow.shape[1] == 0:  # nothing varies: one column that says so
         return torch.zeros(len(x), 1)
-    parts = [(part.cpu().double() - mean).float() @ narrow for part in x.split(CHUNK)]
-    return torch.cat(parts) if parts else torch.empty(0, directions.shape[1])
+    return in_parts(
+        x,
+        lambda part: (part.cpu().double() - mean).float() @ narrow,
+        narrow.shape[1],
+        dtype=torch.float32,
+        rows=CHUNK,
+    )
