@@ -1,4 +1,4 @@
-"""What statistics accept as rows, weights and group ids, and what they answer to the rest."""
+"""What statistics accept as rows, weights and group ids, what they answer to the rest, and work on a part at a time."""
 
 from collections.abc import Callable
 from typing import Any
@@ -69,13 +69,19 @@ def _as_ids(labels: Tensor, names: tuple[str, ...]) -> Tensor:
 
 
 def in_parts(
-    x: Tensor, work: Callable[[Tensor], Tensor], width: int, *, dtype: torch.dtype, rows: int = 4096
+    x: Tensor,
+    work: Callable[[Tensor], Tensor],
+    width: int,
+    *,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    rows: int = 1024,
 ) -> Tensor:
-    """`work` on so many rows at once, into one table `(n, width)`.
+    """`work` on so many rows at once, into one table `(n, width)` on `device`.
 
     Small results kept in a list between large temporary ones would leave holes in memory that nothing large fits into.
     """
-    out = torch.empty(len(x), width, dtype=dtype)
+    out = torch.empty(len(x), width, dtype=dtype, device=device)
     for start in range(0, len(x), rows):
         out[start : start + rows] = work(x[start : start + rows])
     return out

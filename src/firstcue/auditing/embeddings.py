@@ -203,7 +203,7 @@ def _answers(whole: Moments, fitted: Batch, fit: Tensor, x: Tensor, rows: Tensor
     means = whole.mean + sums / counts.clamp(min=1)[:, None]
     shrinkage = oas if len(fit) < 5 * d else None
     probe = linear_from_means(whole, means, counts, fitted.classes, balanced=False, shrinkage=shrinkage)
-    return in_parts(rows, lambda part: torch.as_tensor(probe(x[part])).float(), k, dtype=torch.float32, rows=CHUNK)
+    return in_parts(rows, lambda part: torch.as_tensor(probe(x[part])).float(), k, dtype=torch.float32)
 
 
 def _vectors(x: Any, name: str) -> Tensor:

@@ -210,6 +210,7 @@ def _shuffled_gaps(
     correct = torch.zeros(draws, *shape, dtype=torch.float64)
     numbers = fold.unique().tolist()
     centre = x.mean(dim=0)
+    # numbers that one shuffle takes: its logits in one fold, or its sums in all of them
     a_draw = max(int(torch.bincount(fold).max()) * max(shape), len(numbers) * weight.numel() * (x.shape[1] + 1))
     for block in torch.arange(draws).split(max(1, _CHUNK // a_draw)):
         by_fold = torch.stack(

@@ -170,7 +170,7 @@ def _basis(x: Tensor, ids: Tensor) -> tuple[Tensor, float]:
             spread > CONSTANT * spread.max()
         )  # a feature that is constant here may vary among the rows that are probed
         return spread.rsqrt().where(kept, 0.0).diag()[:, kept], 1.0
-    telling = leace_map(_offsets(x, ids, whole.mean), covariance, whole.mean).right[:, : most // 2]
+    telling = leace_map(_offsets(x, ids, whole.mean), covariance, whole.mean, rows=len(x)).right[:, : most // 2]
     _, wide = torch.linalg.eigh(covariance)
     basis, _ = torch.linalg.qr(torch.cat([telling, wide[:, -(most - telling.shape[1]) :]], dim=1))
     sizes, turn = torch.linalg.eigh(basis.mT @ covariance @ basis)
@@ -180,8 +180,9 @@ def _basis(x: Tensor, ids: Tensor) -> tuple[Tensor, float]:
 
 def _offsets(x: Tensor, ids: Tensor, mean: Tensor) -> Tensor:
     """`(d, k)` columns sqrt(p_c) (mean_c - mean), without the scatter of each value, which wide features make large."""
+    members = [ids == c for c in ids.unique()]
     columns = [
-        (x[ids == c].double().mean(dim=0) - mean) * float((ids == c).double().mean()) ** 0.5 for c in ids.unique()
+        (x[rows].mean(dim=0, dtype=torch.float64) - mean) * float(rows.double().mean()) ** 0.5 for rows in members
     ]
     return torch.stack(columns, dim=1)
 

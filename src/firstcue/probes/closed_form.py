@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from firstcue._checks import require_classes
-from firstcue._rows import feature_rows
+from firstcue._rows import feature_rows, in_parts
 from firstcue.linalg import EPS, PsdFactor, equilibrate, factor_psd
 from firstcue.moments import Moments
 
@@ -62,11 +62,14 @@ class Probe:
         if rows.shape[1] != len(self.centre):
             raise ValueError(f"`x` has {rows.shape[1]} features but the probe was fitted on {len(self.centre)}.")
         kind = torch.float64 if rows.dtype == torch.float64 else torch.float32
-        logits = torch.empty(len(rows), len(self.offset), dtype=kind, device=rows.device)
-        for start in range(0, len(rows), CHUNK):
-            # centred before it is narrowed: far from zero, float32 would round away what is read
-            y = (rows[start : start + CHUNK].double() - self.centre).to(kind)
-            logits[start : start + CHUNK] = self._of_centred(y)
+        # centred before it is narrowed: far from zero, float32 would round away what is read
+        logits = in_parts(
+            rows,
+            lambda part: self._of_centred((part.double() - self.centre).to(kind)),
+            len(self.offset),
+            dtype=kind,
+            device=rows.device,
+        )
         return logits if isinstance(x, Tensor) else logits.numpy()
 
     def _of_centred(self, y: Tensor) -> Tensor:

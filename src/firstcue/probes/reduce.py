@@ -37,9 +37,7 @@ def reduced(x: Tensor, used: Tensor, most: int, seed: int) -> tuple[Tensor, str]
         return _projected(x, mean, turn), ""
     # one float32 table is all the memory this takes: a wide input may be most of what there is
     shift = mean.to(some.dtype if some.is_floating_point() else torch.float64)
-    standard = in_parts(
-        some, lambda part: ((part - shift) / scale).float(), some.shape[1], dtype=torch.float32, rows=CHUNK
-    )
+    standard = in_parts(some, lambda part: ((part - shift) / scale).float(), some.shape[1], dtype=torch.float32)
     directions = _principal(standard, limit, seed)
     note = f"{directions.shape[1]} of {x.shape[1]} directions, the leading principal ones of standardised features"
     return _projected(x, mean, directions / scale[:, None]), note
@@ -66,10 +64,4 @@ def _projected(x: Tensor, mean: Tensor, directions: Tensor) -> Tensor:
     narrow = directions.float()
     if narrow.shape[1] == 0:  # nothing varies: one column that says so
         return torch.zeros(len(x), 1)
-    return in_parts(
-        x,
-        lambda part: (part.cpu().double() - mean).float() @ narrow,
-        narrow.shape[1],
-        dtype=torch.float32,
-        rows=CHUNK,
-    )
+    return in_parts(x, lambda part: (part.cpu().double() - mean).float() @ narrow, narrow.shape[1], dtype=torch.float32)

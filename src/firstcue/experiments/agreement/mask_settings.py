@@ -27,6 +27,7 @@ CENTRE: dict[str, Any] = {"l2": 1e-3, "threshold": 1.0, "scale": "tensor"}
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """The centre, and each setting at each other value; seeds from 1, as 0 served for choosing settings."""
     shared = {**RUNS[README], **SCALES[scale].settings}
     settings = [CENTRE, *({**CENTRE, knob: v} for knob, values in CURVES.items() for v in values if v != CENTRE[knob])]
     return [Trial("agreement/mask-settings", {**shared, **s}, seed + 1) for s in settings for seed in range(seeds)]
@@ -39,6 +40,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """That the centre works, and that it does not without threshold, weight decay or rescaling."""
     marked = [{**row, "at": _place(row)} for row in rows]
     centre = [row["test"] - 0.5 for row in marked if row["at"] == ("centre",)]
     weaker = [
