@@ -79,7 +79,17 @@ def test_associated_metadata_without_an_editor_never_convict():
 def test_ids_of_tokens_are_not_taken_for_a_table():
     tokens = Batch.of(torch.randint(0, 50, (200, 6), generator=torch.Generator().manual_seed(0)), torch.arange(200) % 2)
     data = Prepared(tokens, tokens, (), "held-out rows", ())
-    assert suspects(data, Subject(torch.zeros(200, 2)), 0) == ([], [])
+    assert suspects(data, Subject(torch.zeros(200, 2), embeds=True), 0) == ([], [])
+
+
+@pytest.mark.parametrize("embeds", [False, True])
+def test_integers_are_ids_only_for_a_model_that_looks_them_up(embeds):
+    y = torch.arange(200) % 2
+    rows = Batch.of(torch.stack([y + 1, torch.arange(200) % 5 + 3], dim=1), y)
+    data = Prepared(rows, rows, (), "held-out rows", ())
+    logits = torch.stack([1.0 - y, y.float()], dim=1)
+    _, notes = suspects(data, Subject(logits, embeds=embeds), 0)
+    assert any(("token 1" if embeds else "column 0") in note for note in notes)
 
 
 def test_the_words_for_a_used_property_and_an_unused_one_differ():

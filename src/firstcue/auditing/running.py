@@ -38,6 +38,11 @@ class Run:
         parameter = next(self.model.parameters(), None)
         return torch.device("cpu") if parameter is None else parameter.device
 
+    @property
+    def embeds(self) -> bool:
+        """Whether the model has a table of embeddings, so that integers are ids."""
+        return any(isinstance(module, nn.Embedding | nn.EmbeddingBag) for module in self.model.modules())
+
     def num_outputs(self, x: Tensor) -> int:
         """Logits that the model returns."""
         return predict(self.model, x, batch_size=self.batch_size).shape[1]
@@ -67,7 +72,7 @@ class Run:
         def edited(held: Batch, value: int, rows: Tensor) -> Tensor:
             return self.edited(held, value, rows, head)[1]
 
-        return Subject(looked.logits, looked.features, head, again, depth=looked.depth, edited=edited)
+        return Subject(looked.logits, looked.features, head, again, depth=looked.depth, edited=edited, embeds=self.embeds)
 
     def layers(self, head: Head | None) -> list[str]:
         """Names of the layers that are probed besides the penultimate one."""

@@ -28,6 +28,8 @@ class Subject:
     """`(m, d)` activations by layer, in order of depth, of the held-out rows that are probed."""
     edited: Callable[[Batch, int, Tensor], Tensor] | None = None
     """Logits of rows (ids) of the held-out rows with their cue set to a value; asks `predict` anew when None."""
+    embeds: bool = False
+    """Whether the model looks its inputs up in a table of embeddings: integers are then ids of tokens, else numbers."""
 
     @property
     def decisions(self) -> Tensor:

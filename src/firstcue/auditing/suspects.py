@@ -120,7 +120,7 @@ def suspects(data: Prepared, subject: Subject, seed: int) -> tuple[list[Suspect]
         subject: The model's answers on held-out rows.
         seed: Of every draw.
     """
-    kind = _kind(data.train.x)
+    kind = _kind(data.train.x, subject.embeds)
     columns = {name: c for name, c in data.train.columns.items() if name in data.held.columns}
     if kind == "none" and not columns:
         return [], []
@@ -138,13 +138,13 @@ def suspects(data: Prepared, subject: Subject, seed: int) -> tuple[list[Suspect]
     return made, notes
 
 
-def _kind(x: Tensor) -> Kind:
-    """What inputs are scanned as: integers are ids of tokens; long vectors have no simple properties of their own."""
+def _kind(x: Tensor, embeds: bool) -> Kind:
+    """What inputs are scanned as: integers that are looked up are ids; long vectors have no simple properties of their own."""
     if x.ndim in (3, 4) and x.shape[-1] > 1:
         return "image"
-    if x.ndim == 2 and not x.dtype.is_floating_point and x.dtype != torch.bool:
+    if x.ndim == 2 and embeds and not x.dtype.is_floating_point and x.dtype != torch.bool:
         return "tokens"
-    return "table" if x.ndim == 2 and x.dtype.is_floating_point and x.shape[1] <= MOST_COLUMNS else "none"
+    return "table" if x.ndim == 2 and x.shape[1] <= MOST_COLUMNS else "none"
 
 
 def _with_candidate(data: Prepared, c: Candidate) -> tuple[Batch, Batch]:
