@@ -14,7 +14,7 @@ from firstcue.sweeps import Trial
 
 TITLE = "At equal bits, images simplified for a task teach more than blurred, compressed or reconstructed ones"
 SOURCE = "arXiv 2201.05610"
-VERSION = 1
+VERSION = 2
 _COMMON = {"strategy": "lookahead", "head": "mix", "classifier_rate": 2e-3}
 SCALES = {
     "tiny": Scale(
@@ -23,7 +23,7 @@ SCALES = {
         | {
             "core": "digits", "size": 16, "train_rows": 1000, "test_rows": 400, "channels": 8, "width": 8,
             "warmup": 100, "steps": 100, "retrain_steps": 120, "density": "dct",
-            "lams": [0.0, 0.5, 2.0], "sigmas": [0.5, 1.0, 2.0, 4.0], "qualities": [5, 15, 40, 90],
+            "lams": [0.0, 3.0, 10.0], "weights": [0.01, 0.1], "sigmas": [0.5, 1.0, 2.0, 4.0], "qualities": [5, 15, 40, 90],
         },
     ),
     "small": Scale(
@@ -32,7 +32,7 @@ SCALES = {
         | {
             "core": "garments", "size": 28, "train_rows": 6000, "test_rows": 1000, "channels": 16, "width": 16,
             "warmup": 400, "steps": 500, "retrain_steps": 400, "density": "gray28",
-            "lams": [0.0, 0.1, 0.3, 1.0, 3.0], "sigmas": [0.5, 1.0, 2.0, 4.0], "qualities": [5, 15, 40, 90],
+            "lams": [0.0, 3.0, 10.0, 30.0], "weights": [0.01, 0.03, 0.1, 0.3], "sigmas": [0.5, 1.0, 2.0, 4.0], "qualities": [5, 15, 40, 90],
         },
     ),
 }  # fmt: skip
@@ -43,9 +43,9 @@ BASELINES = ("blur", "jpeg", "reconstruction")
 
 def trials(scale: str, seeds: int) -> list[Trial]:
     settings = dict(SCALES[scale].settings)
-    grids = {name: settings.pop(name) for name in ("lams", "sigmas", "qualities")}
+    grids = {name: settings.pop(name) for name in ("lams", "weights", "sigmas", "qualities")}
     runs = [(OURS, lam) for lam in grids["lams"]]
-    runs += [("reconstruction", lam) for lam in grids["lams"] if lam > 0]
+    runs += [("reconstruction", weight) for weight in grids["weights"]]
     runs += [("blur", sigma) for sigma in grids["sigmas"]] + [("jpeg", quality) for quality in grids["qualities"]]
     return [
         Trial("simplicity/bits-curves", {**settings, "way": way, "strength": strength}, seed)

@@ -11,10 +11,10 @@ from firstcue.sweeps import Trial
 
 TITLE = "Simplified in training, images lose the distractor and keep what the task needs"
 SOURCE = "arXiv 2201.05610"
-VERSION = 1
+VERSION = 2
 _COMMON = {
     "kind": "blend", "core": "garments", "distractor": "digits",
-    "strategy": "lookahead", "head": "mix", "lam": 1.0, "classifier_rate": 2e-3,
+    "strategy": "lookahead", "head": "mix", "share": 0.7, "classifier_rate": 2e-3,
 }  # fmt: skip
 SCALES = {
     "tiny": Scale(

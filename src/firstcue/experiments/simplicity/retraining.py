@@ -9,8 +9,8 @@ from firstcue.sweeps import Trial
 
 TITLE = "What a simplifier leaves can be learnt by a new network, and by one of another kind"
 SOURCE = "arXiv 2201.05610"
-VERSION = 1
-_COMMON = {"head": "mix", "lam": 1.0, "d_max": 0.2, "classifier_rate": 2e-3}
+VERSION = 2
+_COMMON = {"head": "mix", "share": 0.7, "d_max": 0.2, "classifier_rate": 2e-3}
 SCALES = {
     "tiny": Scale(
         minutes=2.0,

@@ -9,10 +9,10 @@ from firstcue.sweeps import Trial
 
 TITLE = "On the same images, what survives simplification follows the labels"
 SOURCE = "arXiv 2201.05610"
-VERSION = 1
+VERSION = 2
 _COMMON = {
     "kind": "stripes", "core": "digits", "strength": 0.3,
-    "strategy": "lookahead", "head": "mix", "lam": 1.0, "classifier_rate": 2e-3,
+    "strategy": "lookahead", "head": "mix", "share": 0.7, "classifier_rate": 2e-3,
 }  # fmt: skip
 SCALES = {
     "tiny": Scale(
@@ -28,7 +28,7 @@ SCALES = {
         settings=_COMMON
         | {
             "size": 28, "train_rows": 1257, "test_rows": 540, "channels": 16, "width": 16,
-            "warmup": 300, "steps": 700, "retrain_steps": 300, "densities": ["gray28", "dct"],
+            "warmup": 300, "steps": 500, "retrain_steps": 300, "densities": ["gray28", "dct"],
         },
     ),
 }  # fmt: skip
