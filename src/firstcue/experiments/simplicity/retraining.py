@@ -25,7 +25,7 @@ SCALES = {
         settings=_COMMON
         | {
             "core": "garments", "size": 28, "train_rows": 6000, "test_rows": 1000, "channels": 16, "width": 16,
-            "warmup": 400, "steps": 600, "retrain_steps": 600, "density": "gray28",
+            "warmup": 400, "steps": 400, "retrain_steps": 600, "density": "gray28",
         },
     ),
 }  # fmt: skip
