@@ -72,7 +72,9 @@ class Run:
         def edited(held: Batch, value: int, rows: Tensor) -> Tensor:
             return self.edited(held, value, rows, head)[1]
 
-        return Subject(looked.logits, looked.features, head, again, depth=looked.depth, edited=edited, embeds=self.embeds)
+        return Subject(
+            looked.logits, looked.features, head, again, depth=looked.depth, edited=edited, embeds=self.embeds
+        )
 
     def layers(self, head: Head | None) -> list[str]:
         """Names of the layers that are probed besides the penultimate one."""

@@ -109,6 +109,7 @@ def drawn_settings(draw: int) -> dict[str, float]:
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """Both methods at every drawn setting."""
     found = []
     for draw in range(DRAWS[scale]):
         for method in (ADAM, MASK):
@@ -153,6 +154,7 @@ def one_level_per_step(batch: Batch, size: int, generator: torch.Generator) -> l
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Which method does better on unseen levels, settings chosen on others, and whose gap is smaller."""
     ends = [row for row in rows if row["end"]]
     chosen = {method: chosen_rows(ends, method) for method in (ADAM, MASK)}
     gains = [a["test_loss"] - b["test_loss"] for a, b in zip(chosen[ADAM], chosen[MASK], strict=True)]

@@ -32,6 +32,7 @@ RUNS: dict[str, dict[str, Any]] = {PLAIN: {"threshold": 0.0, "rate": 1e-3}, MASK
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each rule and seed, a quarter of the labels drawn anew."""
     shared = {**SCALES[scale].settings, "redrawn": 0.25, "decay": [0.75]}
     return [
         Trial("agreement/label-noise", {**shared, **RUNS[name], "run": name}, seed)
@@ -46,6 +47,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Whether the mask believes fewer wrong labels, and what that does for accuracy."""
     ends = [row for row in rows if row["end"]]
 
     def fall(row: dict[str, Any]) -> float:

@@ -27,6 +27,7 @@ THRESHOLDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each seed."""
     return [Trial("agreement/learning-signal", SCALES[scale].settings, seed) for seed in range(seeds)]
 
 
@@ -70,6 +71,8 @@ def correlation(a: Tensor, b: Tensor) -> float:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """With whose gradient the kept and the dropped part of the gradient correlate."""
+
     def of(threshold: float, part: str, name: str) -> list[float]:
         return [r[name] for r in rows if r["threshold"] == threshold and r["part"] == part]
 

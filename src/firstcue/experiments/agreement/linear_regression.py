@@ -48,6 +48,7 @@ def fit(rule: Rule, steps: int, seed: int, *, rate: float = 0.3, decay: float = 
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each rule and seed."""
     shared = SCALES[scale].settings
     return [
         Trial("agreement/linear-regression", {**shared, "rule": rule}, seed) for rule in RULES for seed in range(seeds)
@@ -64,6 +65,8 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Which rule lets the shared weight carry everything."""
+
     def of(rule: str, name: str) -> list[float]:
         return [row[name] for row in rows if row["rule"] == rule]
 

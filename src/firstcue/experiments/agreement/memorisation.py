@@ -46,6 +46,7 @@ CURVES: dict[str, dict[str, Any]] = {
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each rule, with its settings, and seed."""
     runs = {**RUNS, **(CURVES if scale == "paper" else {})}
     shared = SCALES[scale].settings
     names = [PLAIN, MASK, WEAK] if scale == "tiny" else list(runs)
@@ -63,6 +64,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Who memorises and who learns the spiral."""
     ends = [row for row in rows if row["end"]]
     test = {name: [r["test"] for r in ends if r["run"] == name] for name in dict.fromkeys(r["run"] for r in ends)}
     judged_rows = [

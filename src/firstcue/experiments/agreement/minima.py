@@ -42,6 +42,7 @@ def sites(rows: int, seed: int, *, count: int = 8, code: int = 4) -> Batch:
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each rule and seed."""
     shared = SCALES[scale].settings
     return [Trial("agreement/minima", {**shared, "rule": rule}, seed) for rule in RULES for seed in range(seeds)]
 
@@ -70,6 +71,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Whether the mask's minimum is the less inconsistent, level by level."""
     logged = [{**row, "log_path": math.log10(max(row["path"], 1e-12) / row["eps"])} for row in rows]
     level = LEVELS[1]
     means = {rule: sum(r["log_path"] for r in logged if r["rule"] == rule and r["eps"] == level) for rule in RULES}

@@ -56,6 +56,7 @@ def patchwork_losses(points: int = 1001) -> Mapping[str, Callable[[nn.Module], T
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each seed."""
     return [Trial("agreement/patchwork", SCALES[scale].settings, seed) for seed in range(seeds)]
 
 
@@ -74,6 +75,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Whether a patchwork is inconsistent without bound, and equal environments are not."""
     smallest = [r for r in rows if r["eps"] == LEVELS[0] and r["environments"] == "patchwork"]
     same = [r["path"] / r["eps"] for r in rows if r["environments"] == "same rows"]
     worst = [r["path"] for r in smallest]

@@ -27,6 +27,7 @@ STANDS_IN = "Fashion-MNIST and a perceptron stand in for CIFAR-10 and a residual
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """True and random labels, at every threshold."""
     return [
         Trial(
             "agreement/random-labels",
@@ -45,6 +46,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """What each threshold memorises, and what it still learns."""
     ends = [row for row in rows if row["end"]]
 
     def of(threshold: float, redrawn: float, name: str) -> list[float]:

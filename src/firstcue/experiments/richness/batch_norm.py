@@ -22,6 +22,7 @@ SEEDS = 3
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """Each network with and without batch normalisation."""
     shared = SCALES[scale].settings
     return [
         Trial("richness/batch-norm", {**shared, "net": net, "batch_norm": batch_norm}, seed)
@@ -52,6 +53,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Whether batch normalisation makes each of the networks richer."""
     published = {
         "vgg": "0.66 without, 0.073 with (CIFAR-100, VGG-16; test accuracy 21.7 % and 72.0 %)",
         "resnet": "not stated without",

@@ -42,6 +42,7 @@ class Adder(nn.Module):
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each seed."""
     return [Trial("richness/grokking", SCALES[scale].settings, seed) for seed in range(seeds)]
 
 
@@ -57,6 +58,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """When accuracy on held-out rows rises, and whether D_LR falls with it."""
     return grokking_claims(rows, "from 0.51 (step 200) to 0.11 (step 3000), two-layer transformer, mod 97")
 
 

@@ -48,6 +48,7 @@ RUNS: dict[str, dict[str, Any]] = {
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each way to turn a knob, and seed."""
     shared = SCALES[scale].settings
     return [Trial("richness/knobs", {**shared, "run": run}, seed) for run in RUNS for seed in range(seeds)]
 
@@ -60,6 +61,8 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Which setting of each knob is the lazier."""
+
     def lazier(text: str, a: str, b: str, published: str, value: str = "dlr", note: str = "") -> Claim:
         shown = [{**row, "relative": _relative(row)} for row in rows]
         unit = "difference of D_LR" if value == "dlr" else "difference of D_LR over D_LR at the start"

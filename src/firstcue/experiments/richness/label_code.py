@@ -47,6 +47,7 @@ def coded(rows: Batch, codes: Tensor | None, amplitude: float) -> Batch:
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """All layers and the last one only, at every amplitude of the code."""
     shared = {name: value for name, value in SCALES[scale].settings.items() if name != "amplitudes"}
     return [
         Trial("richness/label-code", {**shared, "amplitude": amplitude, "run": run}, seed)
@@ -76,6 +77,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Who trusts the code of the label that the images carry."""
     judged_at = [row for row in rows if row["amplitude"] == JUDGED]
     alarm = [
         {"seed": row["seed"], "code": code, "dlr": row[name]}

@@ -21,6 +21,7 @@ RUNS = ("all layers", "last layer only", "closed form")
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each way to train, and seed."""
     shared = SCALES[scale].settings
     return [Trial("richness/last-layer", {**shared, "run": run}, seed) for run in RUNS for seed in range(seeds)]
 
@@ -37,6 +38,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """How lazy, and how accurate, training the last layer only is."""
     shown = [{**row, "margin": _margin(row)} for row in rows]
     return [
         differs(

@@ -38,6 +38,7 @@ LADDER = ("targets x0.01", "targets x0.1", "targets x1", "targets x3", "targets 
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each run whose richness is known beforehand."""
     shared = SCALES[scale].settings
     return [Trial("richness/metrics", {**shared, "run": run}, seed) for run in RUNS for seed in range(seeds)]
 
@@ -59,6 +60,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Which measures follow, with the sign that richness asks for."""
     low, high, lazy, decayed = "targets x0.01", "targets x1", "last layer only", "last layer only, weight decay"
     ladder = [
         _follows(rows, name, value, sign, published)

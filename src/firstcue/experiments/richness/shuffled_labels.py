@@ -33,6 +33,7 @@ def shuffled(rows: Batch, share: float, seed: int) -> Batch:
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each share of shuffled labels, and seed."""
     shared = SCALES[scale].settings
     return [Trial("richness/shuffled-labels", {**shared, "share": s}, seed) for s in SHARES for seed in range(seeds)]
 
@@ -46,6 +47,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Whether richness tells memorising from learning."""
     memorised = [
         row["train_accuracy"] - 0.9 for row in rows if row["share"] == 1.0 and row["train_accuracy"] is not None
     ]

@@ -19,6 +19,7 @@ SEEDS = 5
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each number of training rows, and seed."""
     shared = {name: value for name, value in SCALES[scale].settings.items() if name != "sizes"}
     return [
         Trial("richness/training-size", {**shared, "size": size}, seed)
@@ -35,6 +36,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Whether fewer rows make training lazier."""
     sizes = sorted({row["size"] for row in rows})
     note = "D_LR of held-out rows, the same number for every size, after the same number of steps."
     return [

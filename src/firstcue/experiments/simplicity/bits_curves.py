@@ -42,6 +42,7 @@ BASELINES = ("blur", "jpeg", "reconstruction")
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """Every way to simplify at every strength."""
     settings = dict(SCALES[scale].settings)
     grids = {name: settings.pop(name) for name in ("lams", "weights", "sigmas", "qualities")}
     runs = [(OURS, lam) for lam in grids["lams"]]
@@ -84,6 +85,7 @@ def _reconstruction(s: Setting, seed: int, learn: Batch, density: Density, lam: 
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """What is learned at equal bits, way against way, and what each weight costs."""
     ours = [r for r in rows if r["way"] == OURS and r["network"] == "retrained"]
     found = [_against(name, rows, ours) for name in BASELINES]
     for lam in sorted({row["strength"] for row in ours if row["strength"] > 0}):

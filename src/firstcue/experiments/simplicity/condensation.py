@@ -30,6 +30,7 @@ SEEDS = 3
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each data set, number of images, weight and seed."""
     settings = dict(SCALES[scale].settings)
     data, counts, lams = (settings.pop(name) for name in ("data", "per_class", "lams"))
     return [
@@ -63,6 +64,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """What one image per class loses in bits and in accuracy."""
     found = []
     for core in sorted({row["core"] for row in rows}):
         one = {(r["lam"], r["seed"]): r for r in rows if r["core"] == core and r["per_class"] == 1}

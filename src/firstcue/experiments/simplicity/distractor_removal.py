@@ -48,6 +48,7 @@ TASKS = {"core": "garments", "distractor": "digits"}
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """Both labellings under every density."""
     return by_task("simplicity/distractor-removal", SCALES[scale].settings, TASKS, seeds)
 
 
@@ -104,6 +105,7 @@ def parts(density: Density, made: Distracted, simple: Any) -> dict[str, float]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Accuracy, bits and distractor for each labelling, and whether labels decide what goes."""
     found = []
     for density in sorted({row["density"] for row in rows}):
         of_density = [row for row in rows if row["density"] == density]

@@ -37,6 +37,7 @@ SEEDS = 3
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each data set, density and seed."""
     settings = dict(SCALES[scale].settings)
     data, densities = settings.pop("data"), settings.pop("densities")
     return [
@@ -76,6 +77,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """How much goes at the same answers, and whether any model would have done."""
     found = []
     for core, density in sorted({(row["core"], row["density"]) for row in rows}):
         part, where = [r for r in rows if (r["core"], r["density"]) == (core, density)], f"{core}, {density}"

@@ -34,6 +34,7 @@ STRATEGIES = ("lookahead", "act_grad")
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each strategy and seed."""
     return [
         Trial("simplicity/retraining", {**SCALES[scale].settings, "strategy": strategy}, seed)
         for strategy in STRATEGIES
@@ -59,6 +60,7 @@ def _on_originals(s: Setting, kind: str, maker: Any, learn: Any, test: Any, dens
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """What new networks make of simplified images, by strategy."""
     found = []
     for strategy in STRATEGIES:
         part = [row for row in rows if row["strategy"] == strategy]

@@ -37,6 +37,7 @@ TASKS = {"core": "digits", "distractor": "stripes"}
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """Both labellings under every density."""
     return by_task("simplicity/task-swap", SCALES[scale].settings, TASKS, seeds)
 
 
@@ -46,6 +47,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Whether stripes stay where they are the label and go where they are not."""
     found = []
     for density in sorted({row["density"] for row in rows}):
         of_density = [row for row in rows if row["density"] == density]

@@ -129,6 +129,7 @@ SEEDS = 20
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each seed."""
     return [Trial("spurious/discovery", SCALES[scale].settings, seed) for seed in range(seeds)]
 
 
@@ -152,6 +153,7 @@ def named(planted: Planted, seed: int) -> Sequence[Candidate]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """How often what was planted is named first, and how often what was not."""
     made = []
     for kind in dict.fromkeys(row["kind"] for row in rows):
         hits = [bool(row["named"]) for row in rows if row["kind"] == kind and row["planted"] > 0.5]

@@ -45,6 +45,7 @@ SEEDS = 10
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each seed."""
     return [Trial("spurious/early-inference", SCALES[scale].settings, seed) for seed in range(seeds)]
 
 
@@ -108,6 +109,7 @@ def f1_of_all(share: float) -> float:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Where early training tells the minority, and where it does not."""
     made = []
     for pair, hard in sorted({(row["pair"], row["hard"]) for row in rows}, key=lambda p: (p[1], p[0])):
         for method in METHODS:

@@ -51,6 +51,7 @@ SEEDS = 5
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """Every pair of garments under every cue and strength."""
     shared = {key: value for key, value in SCALES[scale].settings.items() if key not in ("garments", "strengths")}
     return [
         Trial("spurious/easy-and-hard-cues", shared | {"garments": garments, "cue": cue, "strength": strength}, seed)
@@ -153,6 +154,7 @@ def _readable(model: nn.Module, untrained: nn.Module, rows: Batch) -> dict[str, 
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """What an easy cue costs the worst group, and that the core is there all the same."""
     ends = [row for row in rows if row["end"]]
     strongest, none = max(row["strength"] for row in ends), min(row["strength"] for row in ends)
     made = []

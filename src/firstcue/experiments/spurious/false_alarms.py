@@ -121,6 +121,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """How often each innocent kind of case raises an alarm."""
     made = []
     for name in dict.fromkeys(row["control"] for row in rows):
         alarms, of = (sum(int(row[key]) for row in rows if row["control"] == name) for key in ("alarms", "of"))

@@ -60,6 +60,7 @@ CLAIMED_AT = 1000
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each seed."""
     return [Trial("spurious/last-layer", SCALES[scale].settings, seed) for seed in range(seeds)]
 
 
@@ -106,6 +107,7 @@ def _repaired(model: torch.nn.Sequential, run: BooleanRun, rows: int, method: st
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """What a new last layer gains, on trained and on untrained features."""
     steps = sorted({row["step"] for row in rows})
     made = []
     for cell in cells_of(rows):

@@ -43,6 +43,7 @@ PUBLISHED = "spurious features are not forgotten"
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each seed."""
     return [Trial("spurious/not-forgotten", SCALES[scale].settings, seed) for seed in range(seeds)]
 
 
@@ -78,6 +79,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Whether the shortcut can be decoded long after the core is learned, and from where."""
     ends = [row for row in rows if row["kind"] == "end"]
     made = []
     for cell in cells_of(ends):

@@ -21,6 +21,7 @@ SEEDS = 10
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each seed."""
     return [Trial("spurious/phases", SCALES[scale].settings, seed) for seed in range(seeds)]
 
 
@@ -47,6 +48,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """When shortcut and core are learned, apart or together."""
     ends = [row for row in rows if row["kind"] == "times"]
     easy, hard = min(row["degree"] for row in ends), max(row["degree"] for row in ends)
     by_degree = {d: [row for row in ends if row["degree"] == d] for d in (easy, hard)}

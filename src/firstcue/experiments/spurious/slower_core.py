@@ -57,6 +57,7 @@ SEEDS = 10
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each seed."""
     return [Trial("spurious/slower-core", SCALES[scale].settings, seed) for seed in range(seeds)]
 
 
@@ -81,6 +82,7 @@ def run(trial: Trial) -> list[dict[str, Any]]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """How much longer the core takes, by strength and degree, beside the predicted law."""
     degrees, strengths = (sorted({row[name] for row in rows}) for name in ("degree", "strength"))
     easy, hard, strong = degrees[0], degrees[-1], [s for s in strengths if s > 0.5]
     ratios = {(d, s): values_of(rows, "ratio", degree=d, strength=s) for d in degrees for s in strengths}

@@ -31,6 +31,7 @@ SEEDS = 5
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each seed."""
     return [Trial("spurious/tables", SCALES[scale].settings, seed) for seed in range(seeds)]
 
 
@@ -94,6 +95,7 @@ def _measured(model: nn.Module, test: Batch) -> dict[str, Any]:
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """What balance and a new last layer do for the worst group, and whether the attribute can be read."""
     data, strength = rows[0]["data"], rows[0]["strength"]
     where = f"{data}, strength {strength}"
     return [

@@ -39,6 +39,7 @@ PUBLISHED = "two distinct subnetworks are formed"
 
 
 def trials(scale: str, seeds: int) -> list[Trial]:
+    """One for each seed."""
     return [Trial("spurious/two-subnetworks", SCALES[scale].settings, seed) for seed in range(seeds)]
 
 
@@ -72,6 +73,7 @@ def _taken_apart(model: torch.nn.Sequential, run: BooleanRun, rows: int) -> dict
 
 
 def claims(rows: list[dict[str, Any]]) -> list[Claim]:
+    """Whether neurons divide between core and shortcut, and the network can do without the latter."""
     ends = [row for row in rows if row["kind"] == "end"]
     made = []
     for cell in cells_of(ends):
