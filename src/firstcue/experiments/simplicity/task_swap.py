@@ -28,7 +28,7 @@ SCALES = {
         settings=_COMMON
         | {
             "size": 28, "train_rows": 1257, "test_rows": 540, "channels": 16, "width": 16,
-            "warmup": 300, "steps": 500, "retrain_steps": 300, "densities": ["gray28", "dct"],
+            "warmup": 300, "steps": 300, "retrain_steps": 300, "densities": ["gray28", "dct"],
         },
     ),
 }  # fmt: skip
