@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from firstcue.batch import Batch
 from firstcue.simplicity._outputs import replaying, training_without_batches
 from firstcue.simplicity.act_grad import distance, evidence
 from firstcue.simplicity.dct import DCTLaplace
-from firstcue.simplicity.density import Uniform
+from firstcue.simplicity.density import Uniform, bits
 from firstcue.simplicity.gating import (
     PercentileClip,
     Pressure,
@@ -387,6 +388,19 @@ def test_a_bits_target_is_approached_from_both_sides():
     assert found == pytest.approx([0.9, 0.4], abs=0.15)
 
 
+@pytest.mark.parametrize("batched", [lambda x, y: (x, y), Batch, lambda x, y: [(x[:40], y[:40]), (x[40:], y[40:])]])
+def test_a_share_is_that_target_whatever_form_the_rows_have(batched):
+    x, y = images(64)
+    target = 0.5 * float(bits(DCTLaplace(), x).mean())
+    given = {"strategy": "reconstruction", "classifier": None, "batches": batched(x, y), "steps": 4}
+    assert fitted(share=0.5, **given).history == fitted(bits_target=target, **given).history
+
+
+def test_a_share_needs_rows_that_can_be_read_again():
+    with pytest.raises(ValueError, match="read once only"):
+        fitted(share=0.5, batches=iter([images(8)]))
+
+
 def test_one_logit_counts_as_two_classes():
     x, y = images()
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 1))
@@ -423,6 +437,9 @@ class Measuring(Uniform):
         ({"classifier": None}, "does without one"),
         ({"bits_target": 10, "lam": 0}, "weight to start from"),
         ({"bits_target": -1}, "above 0"),
+        ({"share": 1.2}, "at most 1"),
+        ({"share": 0.5, "lam": 0}, "weight to start from"),
+        ({"share": 0.5, "bits_target": 10}, "not both"),
         ({"density": Measuring()}, "needs the gradient"),
         ({"batches": (images()[0] * 255, images()[1])}, "Divide by 255"),
         ({"batches": [images()[0]]}, "must yield labels"),

@@ -59,6 +59,7 @@ def fix(
     selection: Selection | None = None,
     density: str | None = None,
     lam: int | float = 1.0,
+    share: int | float | None = 0.7,
     steps: int = 500,
     seed: int = 0,
     device: str = "auto",
@@ -93,6 +94,7 @@ def fix(
         density: Of "simplify": what counts bits, a name or file as `load_density` takes it; the shipped one that knows such
             images when absent.
         lam: Of "simplify": the weight of the bits.
+        share: Of "simplify": the share of the bits to arrive at, to which `lam` is adapted; None holds `lam`.
         steps: Of "simplify".
         seed: Of folds, subsets, networks and shuffling.
         device: "auto" uses the model's own.
@@ -121,7 +123,7 @@ def fix(
         placed = model if device == "auto" else copy.deepcopy(model).to(device)
         asked = Asked(placed, data, held_out, attribute, trained_on, seed, batch_size, progress)
         if remedy == SIMPLIFY:
-            return _simplified(asked, Simplifying(density, lam, steps))
+            return _simplified(asked, Simplifying(density, lam, share, steps))
         return _trained(asked, remedy, network, Schedule(rates, epochs, rows_per_step, selection))
     return _with_new_head(model, data, remedy, held_out, attribute, trained_on, early, seed, device, batch_size)
 
@@ -203,7 +205,7 @@ def _simplified(asked: Asked, plan: Simplifying) -> Fixed:
         "rows": found.rows,
         "seed": asked.seed,
     }
-    changes |= {"density": found.density, "lam": plan.lam, "steps": plan.steps}
+    changes |= {"density": found.density, "lam": plan.lam, "share": plan.share, "steps": plan.steps}
     return Fixed(found.model, SIMPLIFY, found.before, found.after, changes, found.note, found.seconds)
 
 

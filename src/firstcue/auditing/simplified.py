@@ -24,7 +24,9 @@ class Simplifying:
     density: str | None
     """Name or file of the density that counts bits; the shipped one that knows such images when None."""
     lam: int | float
-    """Weight of the bits."""
+    """Weight of the bits, to start from where there is a share."""
+    share: int | float | None
+    """Share of the bits to arrive at."""
     steps: int
 
 
@@ -57,8 +59,8 @@ def train_simply(asked: Asked, plan: Simplifying) -> TrainedSimply:
         )
     density, name = fitting_density(unit.images[:1], plan.density)
     fit = simplified_training(
-        _Scaled(asked.model, unit), density, Batch(unit.images, rows.train.y), lam=plan.lam, steps=plan.steps, warmup=0, seed=asked.seed,
-        progress=asked.progress,
+        _Scaled(asked.model, unit), density, Batch(unit.images, rows.train.y), lam=plan.lam, share=plan.share, steps=plan.steps, warmup=0,
+        seed=asked.seed, progress=asked.progress,
     )  # fmt: skip
     assert isinstance(fit.classifier, _Scaled)
     images = unit.from_inputs(rows.reports.x[:SHOWN])

@@ -85,7 +85,7 @@ SIMPLIFYING: Mapping[str, Any] = {
         ],
         None,
     ),
-    "lam": (Annotated[float, typer.Option("--weight", min=0, help="Weight of the bits.")], 1.0),
+    "share": (Annotated[float, typer.Option("--share", min=0, max=1, help="Share of the bits to arrive at.")], 0.7),
     "steps": (Annotated[int, typer.Option("--steps", min=1, help="Steps of training.")], 500),
 }
 EARLY: Mapping[str, Any] = {

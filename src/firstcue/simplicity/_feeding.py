@@ -51,19 +51,30 @@ def one_pass(batches: Any, batch_size: int, seed: int) -> Iterable[Any]:
     if isinstance(batches, Tensor):
         order = torch.randperm(len(batches), generator=torch.Generator().manual_seed(seed))
         return (batches[part] for part in order.split(batch_size))
-    if isinstance(batches, tuple | list) and len(batches) == 2 and _is_images_with_labels(*batches):
+    if _is_rows(batches):
         batches = Batch(*batches)
     return minibatches(batches, batch_size, seed=seed) if isinstance(batches, Batch) else batches
 
 
-def first_images(batches: Any) -> Tensor | None:
-    """The images of the first batch where looking does not use it up."""
+def first_images(batches: Any, most: int = 1) -> Tensor | None:
+    """The first images, at most so many, where looking does not use them up."""
     if isinstance(batches, Iterator):
         return None
-    return next((_pair(item)[0] for item in one_pass(batches, 1, 0)), None)
+    if isinstance(batches, Tensor | Batch) or _is_rows(batches):
+        return (batches if isinstance(batches, Tensor) else _pair(batches)[0])[:most]
+    found: list[Tensor] = []
+    for item in batches:
+        found.append(_pair(item)[0])
+        if sum(map(len, found)) >= most:
+            break
+    return torch.cat(found)[:most] if found else None
 
 
-def _is_images_with_labels(x: Any, y: Any) -> bool:
+def _is_rows(batches: Any) -> bool:
+    """Whether this is one pair of images and labels, and not two batches."""
+    if not isinstance(batches, tuple | list) or len(batches) != 2:
+        return False
+    x, y = batches
     return isinstance(x, Tensor) and isinstance(y, Tensor) and y.ndim == 1 and len(x) == len(y)
 
 

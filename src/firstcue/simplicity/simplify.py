@@ -14,11 +14,14 @@ from firstcue._checks import as_tensor
 from firstcue._progress import Progress, silent
 from firstcue.forward import left_as_found, seeded
 from firstcue.simplicity._feeding import first_images
-from firstcue.simplicity.density import Density, require_differentiable
+from firstcue.simplicity.density import Density, bits, require_differentiable
 from firstcue.simplicity.fitting import Augment, Plan, fit
 from firstcue.simplicity.gating import warnings_of
 from firstcue.simplicity.heads import HEADS, SimplifierNet
 from firstcue.simplicity.strategies import STRATEGIES
+
+MEASURED = 500
+"""Images whose mean bits a share is taken of."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ class Simplifier:
         tau: int | float | str = "auto",
         d_max: int | float = 0.2,
         bits_target: int | float | None = None,
+        share: int | float | None = None,
         warmup: int = 200,
         steps: int = 1000,
         ramp: int | None = None,
@@ -160,12 +164,13 @@ class Simplifier:
             batches: A `Batch`, a pair `(x, y)`, or an iterable of those that can be read again and again (a DataLoader).
                 With `frozen`, images alone are enough: what counts is the class that the classifier predicts.
             strategy: What an image has to keep: "lookahead", "act_grad" or "reconstruction".
-            lam: Weight of the bits per pixel. 0.5 is safe, 2 is fast and takes contrast with it.
+            lam: Weight of the bits per pixel. How fast bits fall at a weight depends on the task and on the density.
             tau: "lookahead": the loss at which an image is out of reach of the bits term; "auto" takes the median loss
                 when bits are switched on, at least 0.1.
             d_max: "act_grad": the distance (0 to 2) beyond which an image is out of reach of the bits term; the knob to
                 turn first.
             bits_target: Mean bits per image to arrive at (total, not per pixel); `lam` is then adapted.
+            share: The same as a share of the bits that the first 500 images take, such as 0.7.
             warmup: Plain steps of the classifier before that: without them the gate stays shut.
             steps: Of the simplifier.
             ramp: Steps over which the weight rises; a fifth of `steps` for "act_grad", else 0.
@@ -187,9 +192,11 @@ class Simplifier:
             ValueError: If a setting is impossible, images are outside [0, 1], or the density has no gradient.
         """
         settings = {k: v for k, v in locals().items() if isinstance(v, int | float | str | type(None))}
-        _require_sense(strategy, lam, tau, d_max, bits_target, steps, frozen, classifier, density)
+        _require_sense(strategy, lam, tau, d_max, bits_target, share, steps, frozen, classifier, density)
         if lam > 0 and density is not None:
             require_differentiable(density, "simplifying")
+        if share is not None and density is not None:
+            bits_target = share * _mean_bits(density, batches)
         plan = Plan(
             strategy=strategy,
             lam=float(lam),
@@ -258,12 +265,23 @@ def _shape(density: Density | None, batches: Any) -> tuple[int, ...]:
     return tuple(images.shape[1:])
 
 
+def _mean_bits(density: Density, batches: Any) -> float:
+    images = first_images(batches, MEASURED)
+    if images is None:
+        raise ValueError(
+            "a `share` of the bits asks what the images take, but `batches` is an iterator that can be read once only. Give a "
+            "Batch, a DataLoader or a list, or a `bits_target`."
+        )
+    return float(bits(density, images).mean())
+
+
 def _require_sense(
     strategy: str,
     lam: int | float,
     tau: int | float | str,
     d_max: int | float,
     bits_target: int | float | None,
+    share: int | float | None,
     steps: int,
     frozen: bool,
     classifier: nn.Module | None,
@@ -280,7 +298,11 @@ def _require_sense(
         f"`d_max` is a distance above 0; got {d_max}.": d_max <= 0,
         f"`steps` is at least 1; got {steps}.": steps < 1,
         "`lam` is above 0, so a density is needed to count bits with.": lam > 0 and density is None,
-        "`bits_target` needs `lam` above 0 as the weight to start from.": bits_target is not None and lam == 0,
+        "`bits_target` and `share` need `lam` above 0 as the weight to start from.": lam == 0
+        and not (bits_target is None and share is None),
+        "give `bits_target` or `share`, not both.": bits_target is not None and share is not None,
+        f"`share` is a share of the bits, above 0 and at most 1; got {share}.": share is not None
+        and not 0 < share <= 1,
         f"`bits_target` is a number of bits per image, above 0; got {bits_target}.": bits_target is not None
         and bits_target <= 0,
     }

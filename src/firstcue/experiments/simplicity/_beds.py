@@ -13,16 +13,13 @@ from firstcue.data import read
 from firstcue.forward import seeded
 from firstcue.simplicity._pictures import contrasted, patches
 from firstcue.simplicity.dct import DCTLaplace
-from firstcue.simplicity.density import Density, bits
+from firstcue.simplicity.density import Density
 from firstcue.simplicity.distractors import Distracted, distract
 from firstcue.simplicity.loading import load_density
 from firstcue.simplicity.simplify import Simplified, Simplifier
 from firstcue.sweeps import Trial
 
 Setting = Mapping[str, Any]
-
-MEASURED = 500
-"""Images whose mean bits a share is taken of."""
 
 TRAINED_DIGITS = 1257
 """The first 70 % of scikit-learn's digits are learnt from, the rest tested on."""
@@ -140,15 +137,9 @@ def density_of(name: str, images: Tensor) -> Density:
 
 
 def fitted(s: Setting, density: Density, batch: Batch, classes: int, seed: int, **more: Any) -> Simplified:
-    """A simplifier trained beside the convolutional network, with the settings of a trial.
-
-    With a `share`, the weight of the bits follows that share of what the images take: how fast bits fall at a fixed weight
-    depends on the task and on the density.
-    """
+    """A simplifier trained beside the convolutional network, with the settings of a trial."""
     with seeded(seed):
         classifier = makers(s, classes)["convolutional"]()
-    names = ("lam", "warmup", "steps", "strategy", "tau", "d_max", "rate", "classifier_rate", "batch_size")
+    names = ("lam", "share", "warmup", "steps", "strategy", "tau", "d_max", "rate", "classifier_rate", "batch_size")
     given = {name: s[name] for name in names if name in s} | more
-    if "share" in s:
-        given["bits_target"] = s["share"] * float(bits(density, batch.x[:MEASURED]).mean())
     return Simplifier(s["head"], s["width"]).fit(classifier, density, batch, seed=seed, **given)
