@@ -122,7 +122,8 @@ def _mmd(parts: list[Tensor]) -> Tensor:
     """From the means k_ef of the kernel between environments: the mean over pairs of k_ee + k_ff - 2 k_ef."""
     x = torch.cat(parts)
     member = torch.cat([torch.full((len(part),), float(i)) for i, part in enumerate(parts)]).to(x).long()
-    apart = (x[:, None] - x[None]).square().sum(dim=2)
+    # by differences and not by inner products, whose rounding the narrowest kernel would take for distance
+    apart = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").square()
     kernel = torch.stack([(-gamma * apart).exp() for gamma in _GAMMAS]).sum(dim=0)
     share = torch.nn.functional.one_hot(member, len(parts)).to(x)
     share = share / share.sum(dim=0)
