@@ -30,8 +30,8 @@ SCALES = {
         minutes=40.0,
         settings=_COMMON
         | {
-            "core": "garments", "size": 28, "train_rows": 6000, "test_rows": 1000, "channels": 16, "width": 16,
-            "warmup": 400, "steps": 300, "retrain_steps": 400, "density": "gray28",
+            "core": "garments", "size": 14, "train_rows": 6000, "test_rows": 1000, "channels": 16, "width": 16,
+            "warmup": 400, "steps": 500, "retrain_steps": 400, "density": "gray28",
             "lams": [0.0, 3.0, 10.0, 30.0], "weights": [0.01, 0.03, 0.1, 0.3], "sigmas": [0.5, 1.0, 2.0, 4.0], "qualities": [5, 15, 40, 90],
         },
     ),

@@ -21,7 +21,7 @@ SCALES = {
         minutes=60.0,
         settings=_COMMON
         | {
-            "data": ["digits", "garments"], "train_rows": 1200, "test_rows": 500, "steps": 200,
+            "data": ["digits", "garments"], "train_rows": 1200, "test_rows": 500, "steps": 80,
             "per_class": [1, 2, 4], "lams": [0, 100, 1000],
         },
     ),
