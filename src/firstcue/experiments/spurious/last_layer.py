@@ -160,14 +160,15 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
     from matplotlib.figure import Figure
 
     cells = cells_of(rows)
-    figure = Figure(figsize=(3.6 * len(cells), 3.2))
+    figure = Figure(figsize=(3.2 * len(cells), 3.2), layout="constrained")
     for axes, cell in zip(figure.subplots(1, len(cells), squeeze=False, sharey=True)[0], cells, strict=True):
         for seed in sorted({row["seed"] for row in rows}):
             own = matching(rows, seed=seed, **cell)
             for name, style in (("worst_before", "C3o-"), ("worst_after", "C0o-")):
                 label = name.replace("worst_", "") if seed == rows[0]["seed"] else None
                 axes.plot([r["step"] + 1 for r in own], [r[name] for r in own], style, lw=0.8, ms=3, label=label)
-        axes.set(xscale="log", xlabel="step + 1", title=where(cell).replace(", ", ",\n"))
+        axes.set(xscale="log", xlabel="step + 1")
+        axes.set_title(where(cell).replace(" over", "\nover").replace(", strength", ",\nstrength"), fontsize=9)
     figure.axes[0].set_ylabel("worst-group accuracy")
     figure.axes[0].legend(frameon=False)
     return {"worst-group": figure}

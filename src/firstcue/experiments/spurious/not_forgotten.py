@@ -127,7 +127,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
     curves = [row for row in rows if row["kind"] == "curve"]
     cells = cells_of(curves)
-    figure = Figure(figsize=(3.6 * len(cells), 3.2))
+    figure = Figure(figsize=(3.2 * len(cells), 3.2), layout="constrained")
     styles = {"core_correlation": "C0", "spurious_correlation": "C3", "decoded_spurious": "C3:"}
     for axes, cell in zip(figure.subplots(1, len(cells), squeeze=False)[0], cells, strict=True):
         for seed in sorted({row["seed"] for row in curves}):
@@ -135,7 +135,8 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
             for name, style in styles.items():
                 label = name.replace("_", " ") if seed == curves[0]["seed"] else None
                 axes.plot([r["step"] + 1 for r in own], [r[name] for r in own], style, lw=0.8, label=label)
-        axes.set(xscale="log", xlabel="step + 1", title=where(cell).replace(", ", ",\n"))
+        axes.set(xscale="log", xlabel="step + 1")
+        axes.set_title(where(cell).replace(" over", "\nover").replace(", strength", ",\nstrength"), fontsize=9)
     figure.axes[0].legend(frameon=False, fontsize=7)
     return {"curves": figure}
 
