@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from report_samples import SAMPLES, clean, shortcut
 
+from firstcue.report.claims import write_claims
 from firstcue.report.compare import compare
 from firstcue.report.index import write_index
 
@@ -23,10 +24,29 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made["index"] = write_index(folder)
     made["compare"] = folder / "compare.html"
     made["compare"].write_text(compare(shortcut(), clean()).html(), encoding="utf-8")
+    made["claims"] = claims_with_a_wide_figure(tmp_path_factory.mktemp("claims"))
     return made
 
 
-PAGES = [*SAMPLES, "index", "compare"]
+def claims_with_a_wide_figure(folder: Path) -> Path:
+    claim = {
+        "text": "The core comes later",
+        "published": "it does",
+        "value": 0.5,
+        "ci_low": 0.4,
+        "ci_high": 0.6,
+        "n": 5,
+    }
+    claim |= {"unit": "extra time", "verdict": "holds", "note": ""}
+    told = {"experiment": "spurious/x", "title": "A title", "source": "a paper", "scale": "tiny", "seeds": 5}
+    told |= {"minutes": 0.1, "failed": 0, "claims": [claim], "figures": {"curves": "x.svg"}}
+    (folder / "spurious-x.json").write_text(json.dumps(told), encoding="utf-8")
+    size = 'width="1040pt" height="230pt" viewBox="0 0 1040 230"'
+    (folder / "x.svg").write_text(f'<svg {size}><rect width="1040" height="230"/></svg>', encoding="utf-8")
+    return write_claims(folder)
+
+
+PAGES = [*SAMPLES, "index", "compare", "claims"]
 
 
 @pytest.mark.parametrize("name", PAGES)

@@ -1,6 +1,7 @@
 """One page over experiments that were run: each claim with the published value, ours, its interval and the verdict."""
 
 import platform
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,14 +37,24 @@ def page(outcomes: Sequence[Outcome], folder: Path) -> str:
     from firstcue.report.html import render
 
     figures = {name: (folder / name).read_text(encoding="utf-8") for o in outcomes for name in o.figures.values()}
+    verdicts = Counter[str](claim.verdict for o in outcomes for claim in o.claims)
     return render(
         "claims.html",
         outcomes=outcomes,
+        total=verdicts.total(),
+        counted=_counted(verdicts),
         figures={name: _only_svg(text) for name, text in figures.items()},
         lights=LIGHTS,
         hardware=hardware(),
         told=told,
     )
+
+
+def _counted(verdicts: Counter[str]) -> str:
+    """How many claims came to each verdict, in words."""
+    hold, refuted = verdicts["holds"], verdicts["does not hold"]
+    one = f"{hold} {'holds' if hold == 1 else 'hold'}"
+    return f"{one}, {refuted} {'does' if refuted == 1 else 'do'} not, {verdicts['inconclusive']} inconclusive"
 
 
 def told(claim: Claim) -> str:
