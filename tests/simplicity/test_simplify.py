@@ -388,6 +388,16 @@ def test_a_bits_target_is_approached_from_both_sides():
     assert found == pytest.approx([0.9, 0.4], abs=0.15)
 
 
+def test_images_of_a_solved_task_stop_at_their_target():
+    """Nothing but the target holds them there: a trace is enough for the classifier."""
+    x, y = images(64)
+    density = DCTLaplace()
+    fit = fitted(batches=(x, y), lam=5.0, share=0.7, warmup=100, steps=150, rate=3e-3, classifier_rate=1e-2)
+    left = float(density.bits(fit(x)).mean()) / float(density.bits(x).mean())
+    assert fit.history[-1]["loss_original"] < 0.1
+    assert 0.6 < left < 0.8
+
+
 @pytest.mark.parametrize("batched", [lambda x, y: (x, y), Batch, lambda x, y: [(x[:40], y[:40]), (x[40:], y[40:])]])
 def test_a_share_is_that_target_whatever_form_the_rows_have(batched):
     x, y = images(64)

@@ -111,9 +111,10 @@ def _step(run: Run, number: int, x: Tensor, y: Tensor | None) -> dict[str, Any]:
     simplified = run.net(x)
     kept = STRATEGIES[plan.strategy](_setting(run), _views(run, number, x, simplified, y))
     bits, measured = _weighed_bits(run, number, simplified, kept.gate) if weight > 0 else (None, None)
-    objective = kept.loss if bits is None else kept.loss + weight * bits
     if measured is not None:
+        weight = 0.0 if run.pressure.arrived(measured) else weight
         run.pressure.heard(measured)
+    objective = kept.loss if bits is None or weight == 0 else kept.loss + weight * bits
     skipped = not _changed(run, objective)
     run.skipped += skipped
     if run.classifier is not None and run.classifier_optimizer is not None:

@@ -84,6 +84,10 @@ class Pressure:
         factor = math.exp(max(-limit, min(limit, self._sum + self.damping * self._recent)))
         return self.lam * factor * min(1.0, (step + 1) / (self.ramp + 1))
 
+    def arrived(self, bits_per_pixel: float) -> bool:
+        """Whether a batch is below the target. It is then left alone: where the task is solved nothing else would hold it."""
+        return self.target is not None and bits_per_pixel < self.target
+
     def heard(self, bits_per_pixel: float) -> None:
         """Adapt to the mean bits of a batch."""
         if self.target is not None and math.isfinite(bits_per_pixel):
