@@ -27,7 +27,7 @@ SCALES = {
         },
     ),
     "small": Scale(
-        minutes=40.0,
+        minutes=20.0,
         settings=_COMMON
         | {
             "core": "garments", "size": 14, "train_rows": 6000, "test_rows": 1000, "channels": 16, "width": 16,

@@ -18,7 +18,7 @@ SCALES = {
         | {"data": ["digits"], "train_rows": 1000, "test_rows": 500, "steps": 60, "per_class": [1], "lams": [0, 100]},
     ),
     "small": Scale(
-        minutes=60.0,
+        minutes=30.0,
         settings=_COMMON
         | {
             "data": ["digits", "garments"], "train_rows": 1200, "test_rows": 500, "steps": 80,

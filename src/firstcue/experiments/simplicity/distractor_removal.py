@@ -26,11 +26,11 @@ SCALES = {
         },
     ),
     "small": Scale(
-        minutes=40.0,
+        minutes=20.0,
         settings=_COMMON
         | {
-            "size": 28, "train_rows": 6000, "test_rows": 1000, "channels": 16, "width": 16,
-            "warmup": 400, "steps": 600, "retrain_steps": 400, "densities": ["gray28", "dct"],
+            "size": 14, "train_rows": 6000, "test_rows": 1000, "channels": 16, "width": 16,
+            "warmup": 400, "steps": 1000, "retrain_steps": 400, "densities": ["gray28", "dct"],
         },
     ),
     "paper": Scale(

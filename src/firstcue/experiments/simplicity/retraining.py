@@ -21,11 +21,11 @@ SCALES = {
         },
     ),
     "small": Scale(
-        minutes=30.0,
+        minutes=10.0,
         settings=_COMMON
         | {
-            "core": "garments", "size": 28, "train_rows": 6000, "test_rows": 1000, "channels": 16, "width": 16,
-            "warmup": 400, "steps": 400, "retrain_steps": 600, "density": "gray28",
+            "core": "garments", "size": 14, "train_rows": 6000, "test_rows": 1000, "channels": 16, "width": 16,
+            "warmup": 400, "steps": 600, "retrain_steps": 600, "density": "gray28",
         },
     ),
 }  # fmt: skip

@@ -24,11 +24,11 @@ SCALES = {
         },
     ),
     "small": Scale(
-        minutes=40.0,
+        minutes=12.0,
         settings=_COMMON
         | {
-            "size": 28, "train_rows": 1257, "test_rows": 540, "channels": 16, "width": 16,
-            "warmup": 300, "steps": 300, "retrain_steps": 300, "densities": ["gray28", "dct"],
+            "size": 16, "train_rows": 1257, "test_rows": 540, "channels": 16, "width": 16,
+            "warmup": 300, "steps": 600, "retrain_steps": 300, "densities": ["gray28", "dct"],
         },
     ),
 }  # fmt: skip
