@@ -297,6 +297,15 @@ def test_a_stuck_gate_is_told_with_its_remedy():
         fitted(tau=1e-9, steps=20)
 
 
+def test_a_target_that_was_not_reached_is_told():
+    rows = [{"phase": "simplify", "lam": 1.0, "gate": 0.5, "skipped": False, "bits_per_pixel": 3.0}] * 20
+    (told,) = warnings_of(rows, "lookahead", target=2.0)
+    assert "1.50 times the bits asked for" in told and "steps" in told
+    assert warnings_of(rows, "lookahead", target=2.9) == warnings_of(rows, "lookahead") == ()
+    with pytest.warns(UserWarning, match="times the bits asked for"):
+        fitted(share=0.2, steps=4, strategy="reconstruction", classifier=None)
+
+
 # fitting
 
 

@@ -17,6 +17,9 @@ SMALLEST_TOLERANCE = 0.1
 STUCK = 0.02
 """Mean gate below which hardly anything is simplified."""
 
+MISSED = 1.1
+"""Bits at the end, over those asked for, from which the reader is told."""
+
 ENOUGH = 10
 """Steps from which a stuck gate can be told from one that has yet to open."""
 
@@ -122,8 +125,10 @@ class PercentileClip:
         return list(gradients) if norm <= most else [g * (most / norm) for g in gradients]
 
 
-def warnings_of(history: Sequence[Mapping[str, Any]], strategy: str) -> tuple[str, ...]:
-    """What a reader of the history has to be told: a stuck gate, steps without effect, bits that did not fall."""
+def warnings_of(
+    history: Sequence[Mapping[str, Any]], strategy: str, target: int | float | None = None
+) -> tuple[str, ...]:
+    """What a reader of the history has to be told: a stuck gate, steps without effect, bits above their target per pixel."""
     rows = [row for row in history if row["phase"] == "simplify"]
     if not rows:
         return ()
@@ -137,6 +142,12 @@ def warnings_of(history: Sequence[Mapping[str, Any]], strategy: str) -> tuple[st
         told.append(
             f"the gate is stuck: on average {100 * sum(late) / len(late):.1f} % of an image's bits counted in the second "
             f"half of {len(rows)} steps, so hardly anything was simplified; {remedy}."
+        )
+    last = [row["bits_per_pixel"] for row in rows[-len(rows) // 4 :] if row.get("bits_per_pixel") is not None]
+    if target is not None and last and sum(last) / len(last) > MISSED * target:
+        told.append(
+            f"images still take {sum(last) / len(last) / target:.2f} times the bits asked for; raise `steps`, or `lam` as the "
+            f"weight to start from."
         )
     skipped = sum(bool(row["skipped"]) for row in rows)
     if skipped:

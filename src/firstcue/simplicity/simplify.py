@@ -217,7 +217,7 @@ class Simplifier:
         trained = None if strategy == "reconstruction" else copy.deepcopy(classifier)
         net = self.build(_shape(density, batches), density, seed=seed)
         run = fit(net, trained, density, batches, plan, progress)
-        told = (*warnings_of(run.history, strategy), *run.notes)
+        told = (*warnings_of(run.history, strategy, run.pressure.target), *run.notes)
         for line in told:
             warnings.warn(line, stacklevel=2)
         return Simplified(
