@@ -34,7 +34,7 @@ SCALES = {
         settings=TRAINING | {"cells": [CLAIMED], "at": [0, 1000], "rows": 2000, "method": "group-balanced"},
     ),
     "small": Scale(
-        minutes=10,
+        minutes=30,
         settings=TRAINING
         | {
             "cells": [EASY, CLAIMED, HARDER],
