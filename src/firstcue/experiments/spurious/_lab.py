@@ -76,6 +76,16 @@ def where(cell: Mapping[str, Any]) -> str:
     return f"{cell['cue']} over a core of {cell['core']}, strength {cell['strength']}{more}"
 
 
+def in_lines(cell: Mapping[str, Any]) -> str:
+    """The cell in words, over lines, as the title of a small panel.
+
+    Example:
+        >>> in_lines({"core": "parity 5", "cue": "parity 3", "strength": 0.9, "noise": 4})
+        'parity 3\\nover a core of parity 5,\\nstrength 0.9'
+    """
+    return where(cell).replace(" over", "\nover").replace(", strength", ",\nstrength")
+
+
 def times(dynamics: Dynamics, run: int) -> dict[str, Any]:
     """When core and cue were learned: steps, None where the run ended first."""
     steps, cue = dynamics.curve(run, "spurious_correlation")

@@ -10,6 +10,7 @@ from firstcue.experiments.spurious._lab import (
     HARDER,
     TRAINING,
     cells_of,
+    in_lines,
     independent_rows,
     matching,
     mean,
@@ -168,7 +169,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 label = name.replace("worst_", "") if seed == rows[0]["seed"] else None
                 axes.plot([r["step"] + 1 for r in own], [r[name] for r in own], style, lw=0.8, ms=3, label=label)
         axes.set(xscale="log", xlabel="step + 1")
-        axes.set_title(where(cell).replace(" over", "\nover").replace(", strength", ",\nstrength"), fontsize=9)
+        axes.set_title(in_lines(cell), fontsize=9)
     figure.axes[0].set_ylabel("worst-group accuracy")
     figure.axes[0].legend(frameon=False)
     return {"worst-group": figure}

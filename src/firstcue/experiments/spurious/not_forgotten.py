@@ -14,6 +14,7 @@ from firstcue.experiments.spurious._lab import (
     TRAINING,
     cells_of,
     hidden_layer,
+    in_lines,
     independent_rows,
     matching,
     mean,
@@ -136,7 +137,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 label = name.replace("_", " ") if seed == curves[0]["seed"] else None
                 axes.plot([r["step"] + 1 for r in own], [r[name] for r in own], style, lw=0.8, label=label)
         axes.set(xscale="log", xlabel="step + 1")
-        axes.set_title(where(cell).replace(" over", "\nover").replace(", strength", ",\nstrength"), fontsize=9)
+        axes.set_title(in_lines(cell), fontsize=9)
     figure.axes[0].legend(frameon=False, fontsize=7)
     return {"curves": figure}
 
