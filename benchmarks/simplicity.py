@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from _timing import quartiles
+from firstcue._allocator import keep_freed
 from firstcue.data import digits, shipped
 from firstcue.forward import seeded
 from firstcue.simplicity._outputs import training_without_batches
@@ -106,6 +107,7 @@ def fit_of(strategy: str, density: Any) -> Run:
 
 def training_steps(repeats: int) -> bool:
     """Both strategies beside their parts, with an autoregressive density of the size that ships."""
+    keep_freed()  # as `fit` does; the parts gain as well
     (x, y), density, model = images(), PixelAR(hidden=32, blocks=3).requires_grad_(False).eval(), classifier()
     net = Simplifier().build((1, SIZE, SIZE), density)
     adam = torch.optim.Adam(net.parameters(), lr=1e-5)

@@ -12,7 +12,8 @@ SOURCE = Path(firstcue.__file__).parent
 
 # a module imports only from those above it; the members of one line do not import each other
 ORDER = [
-    ["_progress", "_extras", "_importing", "_values", "_whole", "_blas", "planning"],
+    ["_progress", "_extras", "_importing", "_values", "_whole"],
+    ["_allocator", "_blas", "planning"],
     ["_checks"],
     ["_rows"],
     ["batch", "_scatter", "linalg"],

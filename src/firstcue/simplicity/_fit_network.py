@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from firstcue._allocator import keep_freed
 from firstcue._progress import Progress, silent
 from firstcue._whole import written_whole
 from firstcue.simplicity.density import bits
@@ -109,6 +110,7 @@ def fit_network(
     Raises:
         ValueError: If the checkpoint is of another plan, or no checkpoint.
     """
+    keep_freed()
     run = _Run(density, copy.deepcopy(density), torch.optim.Adam(density.parameters(), lr=plan.lr), State(), {})
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None and path.exists():

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from firstcue._allocator import keep_freed
 from firstcue._progress import Progress
 from firstcue.simplicity.density import Density
 from firstcue.simplicity.fidelity import Match, Matcher
@@ -108,6 +109,7 @@ def descend(
         generator: Noise of a density over continuous values.
         progress: Told the fraction done.
     """
+    keep_freed()
     adam = torch.optim.Adam(places.free, lr=rate, betas=BETAS, eps=SMALLEST)
     images = places.images(places.free)
     best, size = Best.of(images.detach()), images[0].numel()

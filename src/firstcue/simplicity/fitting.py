@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from firstcue._allocator import keep_freed
 from firstcue._progress import Progress
 from firstcue.simplicity._feeding import Pair, endless
 from firstcue.simplicity._outputs import NORMS, evaluating, replaying, training_without_batches
@@ -73,6 +74,7 @@ def fit(
     progress: Progress,
 ) -> Run:
     """Warm the classifier up, set the tolerance, then simplify; both modules are changed in place."""
+    keep_freed()
     like = _first_floating(classifier, net)
     net.to(like.device, like.dtype)
     stream = endless(batches, density, like, plan.warmup + plan.steps, batch_size=plan.batch_size, seed=plan.seed)

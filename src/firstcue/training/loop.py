@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from firstcue._allocator import keep_freed
 from firstcue._checks import as_tensor, require_rows
 from firstcue.agreement.rules import Rule, mean_gradient
 from firstcue.batch import Batch
@@ -63,6 +64,7 @@ def train(
     """
     steps, step = _readable(batches, epochs), Stepping(model, optimizer, loss, rule, weighting)
     flags = [(module, module.training) for module in model.modules()]
+    keep_freed()
     number = 0
     try:
         with seeded(seed):
