@@ -13,7 +13,7 @@ SOURCE = "arXiv 2009.00329, section 4.1"
 VERSION = 1
 SCALES = {
     "tiny": Scale(minutes=2.0, settings={"environments": 8, "rows": 256, "batch_size": 64, "epochs": 30, "hidden": 64}),
-    "small": Scale(minutes=35.0),
+    "small": Scale(minutes=60.0),
     "paper": Scale(minutes=500.0),
 }
 SEEDS = 10

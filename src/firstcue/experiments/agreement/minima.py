@@ -22,7 +22,7 @@ SOURCE = "arXiv 2009.00329, sections 2 and 3"
 VERSION = 1
 SCALES = {
     "tiny": Scale(minutes=1.0, settings={"rows": 1000, "updates": 150, "search": 10}),
-    "small": Scale(minutes=8.0, settings={"rows": 2000, "updates": 300, "search": 30}),
+    "small": Scale(minutes=3.0, settings={"rows": 2000, "updates": 300, "search": 30}),
     "paper": Scale(minutes=60.0, settings={"rows": 8000, "updates": 1000, "search": 200}),
 }
 SEEDS = 10

@@ -13,7 +13,7 @@ SOURCE = "arXiv 2410.04264"
 VERSION = 1
 SCALES = {
     "tiny": Scale(minutes=0.5, settings={"data": "builtin:digits", "train_rows": 1000, "test_rows": 500, "pool": 2, "steps": 300}),
-    "small": Scale(minutes=4, settings={"data": "builtin:fashion-mnist", "train_rows": 4000, "test_rows": 2000, "pool": 2, "steps": 1500}),
+    "small": Scale(minutes=1, settings={"data": "builtin:fashion-mnist", "train_rows": 4000, "test_rows": 2000, "pool": 2, "steps": 1500}),
     "paper": Scale(minutes=120, settings={"data": "builtin:fashion-mnist", "train_rows": 60000, "test_rows": 10000, "pool": 1, "steps": 20000}),
 }  # fmt: skip
 SEEDS = 5

@@ -17,7 +17,7 @@ SOURCE = "arXiv 2410.04264"
 VERSION = 1
 SCALES = {
     "tiny": Scale(minutes=2, settings={"data": "builtin:digits", "train_rows": 1000, "test_rows": 500, "pool": 2, "steps": 150, "tangent_rows": 16}),
-    "small": Scale(minutes=20, settings={"data": "builtin:fashion-mnist", "train_rows": 4000, "test_rows": 2000, "pool": 2, "steps": 1500, "tangent_rows": 64}),
+    "small": Scale(minutes=6, settings={"data": "builtin:fashion-mnist", "train_rows": 4000, "test_rows": 2000, "pool": 2, "steps": 1500, "tangent_rows": 64}),
     "paper": Scale(minutes=600, settings={"data": "builtin:fashion-mnist", "train_rows": 60000, "test_rows": 10000, "pool": 1, "steps": 20000, "tangent_rows": 256}),
 }  # fmt: skip
 SEEDS = 5

@@ -16,7 +16,7 @@ SOURCE = "arXiv 2410.04264"
 VERSION = 1
 SCALES = {
     "tiny": Scale(minutes=1, settings={"data": "builtin:digits", "train_rows": 500, "test_rows": 500, "pool": 2, "steps": 1500}),
-    "small": Scale(minutes=15, settings={"data": "builtin:fashion-mnist", "train_rows": 2000, "test_rows": 2000, "pool": 2, "steps": 6000}),
+    "small": Scale(minutes=9, settings={"data": "builtin:fashion-mnist", "train_rows": 2000, "test_rows": 2000, "pool": 2, "steps": 6000}),
     "paper": Scale(minutes=900, settings={"data": "cifar-10-batches-py", "train_rows": 50000, "test_rows": 10000, "pool": 1, "steps": 100000}),
 }  # fmt: skip
 SEEDS = 5

@@ -12,7 +12,7 @@ SOURCE = "arXiv 2410.04264"
 VERSION = 1
 SCALES = {
     "tiny": Scale(minutes=0.5, settings={"data": "builtin:digits", "test_rows": 600, "pool": 2, "steps": 300, "sizes": [100, 1000]}),
-    "small": Scale(minutes=10, settings={"data": "builtin:fashion-mnist", "test_rows": 2000, "pool": 2, "steps": 3000, "sizes": [300, 1000, 3000, 10000]}),
+    "small": Scale(minutes=5, settings={"data": "builtin:fashion-mnist", "test_rows": 2000, "pool": 2, "steps": 3000, "sizes": [300, 1000, 3000, 10000]}),
     "paper": Scale(minutes=600, settings={"data": "cifar-10-batches-py", "test_rows": 10000, "pool": 1, "steps": 40000, "sizes": [1000, 5000, 20000, 50000]}),
 }  # fmt: skip
 SEEDS = 5

@@ -26,7 +26,7 @@ SCALES = {
         },
     ),
     "small": Scale(
-        minutes=20.0,
+        minutes=13.0,
         settings=_COMMON
         | {
             "size": 14, "train_rows": 6000, "test_rows": 1000, "channels": 16, "width": 16,

@@ -25,7 +25,7 @@ SCALES = {
         },
     ),
     "small": Scale(
-        minutes=15.0,
+        minutes=8.0,
         settings=_COMMON
         | {
             "data": ["digits", "garments"], "densities": ["dct", "gray28"], "size": 28, "train_rows": 6000,

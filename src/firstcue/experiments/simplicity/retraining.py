@@ -21,7 +21,7 @@ SCALES = {
         },
     ),
     "small": Scale(
-        minutes=10.0,
+        minutes=5.0,
         settings=_COMMON
         | {
             "core": "garments", "size": 14, "train_rows": 6000, "test_rows": 1000, "channels": 16, "width": 16,

@@ -38,7 +38,7 @@ SMALL = [CLAIMED, HARDER, ["parity 5", "parity 3", 0.95, 4], ["parity 5", "parit
 
 TRAINING = {"rate": 0.1, "batch_size": 64, "width": 128}
 TO_THE_END = {
-    "small": Scale(minutes=6, settings=TRAINING | {"cells": SMALL, "steps": 30_000, "rows": 4000}),
+    "small": Scale(minutes=3, settings=TRAINING | {"cells": SMALL, "steps": 30_000, "rows": 4000}),
     "paper": Scale(minutes=60, settings=TRAINING | {"cells": SMALL, "steps": 100_000, "rows": 10_000, "width": 512}),
 }
 """Scales of the experiments that look at networks in which the core has been learned."""

@@ -32,7 +32,7 @@ SCALES = {
         minutes=0.3, settings=_COMMON | {"rows": 2000, "epochs": [1, 3, 8], "pairs": [EASY[0], HARD[0]], "steps": 300}
     ),
     "small": Scale(
-        minutes=6,
+        minutes=3,
         settings=_COMMON
         | {"rows": 6000, "epochs": [1, 2, 3, 4, 6, 8, 12, 16, 24], "pairs": EASY + HARD, "steps": 3000},
     ),

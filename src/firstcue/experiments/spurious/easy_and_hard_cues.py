@@ -31,7 +31,7 @@ SCALES = {
         | {"test": 800, "epochs": 6},
     ),
     "small": Scale(
-        minutes=12,
+        minutes=5,
         settings=COMMON
         | {"data": "fashion-mnist", "garments": ["pullover, coat", "dress, coat"], "strengths": [0.5, 0.8, 0.95]}
         | {"rows": 6000, "held_out": 1000, "test": 2000, "epochs": 8},

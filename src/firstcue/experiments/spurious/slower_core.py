@@ -29,7 +29,7 @@ SCALES = {
         },
     ),
     "small": Scale(
-        minutes=3,
+        minutes=1,
         settings=_TABLE
         | {
             "degrees": [1, 2, 3],

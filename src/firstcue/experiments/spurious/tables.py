@@ -24,8 +24,8 @@ PLAIN, SAMPLED, RETRAINED = "plain", "group sampling", "last-layer retraining"
 COMMON = {"hidden": 64, "rate": 0.001, "batch_size": 64}
 SCALES = {
     "tiny": Scale(minutes=0.5, settings=COMMON | {"data": "breast-cancer", "strength": 0.9, "rows": 100, "held_out": 60, "test": 80, "epochs": 40}),
-    "small": Scale(minutes=5, settings=COMMON | {"data": "adult", "strength": 0.95, "rows": 3000, "held_out": 1000, "test": 1000, "epochs": 10}),
-    "paper": Scale(minutes=10, settings=COMMON | {"data": "census", "strength": 0.95, "rows": 4000, "held_out": 1000, "test": 1000, "epochs": 10}),
+    "small": Scale(minutes=1, settings=COMMON | {"data": "adult", "strength": 0.95, "rows": 3000, "held_out": 1000, "test": 1000, "epochs": 10}),
+    "paper": Scale(minutes=3, settings=COMMON | {"data": "census", "strength": 0.95, "rows": 4000, "held_out": 1000, "test": 1000, "epochs": 10}),
 }  # fmt: skip
 SEEDS = 5
 
