@@ -1,13 +1,17 @@
 """Condensation: gradients that match, bits that fall, and a small set from which fresh networks learn."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
+from firstcue.forward import seeded
 from firstcue.simplicity.codecs import Codec
 from firstcue.simplicity.condense import condense, evaluate_condensed
 from firstcue.simplicity.dct import DCTLaplace
-from firstcue.simplicity.matching import convnet, dot_products, gradients, row_cosines
+from firstcue.simplicity.matching import LOSSES, STRIDE, by_look_ahead, convnet, dot_products, gradients, row_cosines
 
 
 def halves(n: int = 60, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -23,8 +27,9 @@ def halves(n: int = 60, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 NET = convnet((1, 8, 8), 2, width=6)
 
 
-def test_networks_learn_from_two_condensed_images():
-    made = condense(*halves(), DCTLaplace(), lam=10, steps=20, network=NET)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_networks_learn_from_two_condensed_images(loss):
+    made = condense(*halves(), DCTLaplace(), lam=10, steps=20, loss=loss, network=NET)
     found = evaluate_condensed(made.images, made.labels, *halves(seed=1), networks=2, steps=40, network=NET)
     assert min(found) > 0.9
     assert made.history[-1]["match"] < made.history[0]["match"]
@@ -74,6 +79,31 @@ def test_row_cosines_match_a_plain_loop_and_ignore_biases():
     assert torch.allclose(dot_products(a, a), torch.tensor(-3.0))
 
 
+def test_looking_ahead_is_a_step_of_sgd_and_its_slope_that_of_finite_differences():
+    x, y = halves(30)
+    with seeded(0):
+        x, network = x.double(), NET().double()
+    generator = torch.Generator().manual_seed(0)
+    made = torch.rand(4, 1, 8, 8, dtype=torch.float64, generator=generator).requires_grad_()
+    real = [x[y == 0], x[y == 1]]
+
+    def slow(images: torch.Tensor) -> torch.Tensor:
+        moved = copy.deepcopy(network)
+        sgd = torch.optim.SGD(moved.parameters(), lr=STRIDE)
+        cross_entropy(moved(images - 0.5), torch.tensor([0, 0, 1, 1])).backward()
+        sgd.step()
+        return sum(
+            cross_entropy(moved(part - 0.5), torch.full((len(part),), c)) for c, part in enumerate(real)
+        ).detach()
+
+    found, slope = by_look_ahead(network, made, real, 3.0)
+    assert found == pytest.approx(float(slow(made.detach())) / 2, rel=1e-12)
+    towards = torch.randn(made.shape, dtype=torch.float64, generator=generator)
+    ends = [slow(made.detach() + step * towards) for step in (1e-5, -1e-5)]
+    rows = 6 + 2  # of the convolution and the last layer
+    assert float((slope * towards).sum()) == pytest.approx(3 * rows * float(ends[0] - ends[1]) / 2e-5, rel=1e-5)
+
+
 def test_gradients_of_gradients_reach_the_images_even_where_rows_are_zero():
     x, network = torch.rand(1, 1, 8, 8, requires_grad=True), nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(64, 2))
     with torch.no_grad():
@@ -90,7 +120,7 @@ def test_gradients_of_gradients_reach_the_images_even_where_rows_are_zero():
         ({"lam": -1}, "0 or more"),
         ({"density": None, "lam": 1}, "density is needed"),
         ({"density": Codec("png"), "lam": 1}, "measures only"),
-        ({"loss": "other"}, "match, grad_dot"),
+        ({"loss": "other"}, "match, grad_dot, lookahead"),
         ({"per_class": 0}, "at least 1"),
         ({"images": 255 * halves(12)[0]}, "Divide by 255"),
         ({"labels": [0, 1]}, "one per row"),

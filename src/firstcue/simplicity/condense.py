@@ -13,7 +13,7 @@ from firstcue._checks import encode_labels, require_rows
 from firstcue._progress import Progress, silent
 from firstcue.forward import predict, seeded
 from firstcue.simplicity.density import Density, bits, require_differentiable, require_inputs
-from firstcue.simplicity.matching import LOSSES, convnet, gradients
+from firstcue.simplicity.matching import LOSSES, Teaching, convnet
 from firstcue.simplicity.quantising import quantised
 
 Factory = Callable[[], nn.Module]
@@ -39,7 +39,7 @@ class Condensed:
     """`(classes * per_class,)` bits of each image."""
 
     history: tuple[dict[str, float], ...]
-    """A row per step: `match` (per class), `bits_per_value`."""
+    """A row per step: `match` (per class; with "lookahead", the cross-entropy of real rows), `bits_per_value`."""
 
     skipped: int = 0
     """Steps not taken because something was not finite."""
@@ -86,7 +86,8 @@ def condense(
         per_class: Images to make of each class.
         lam: Weight of the bits.
         steps: Updates of the images.
-        loss: "match" (cosine of each row of weights) or "grad_dot" (dot product).
+        loss: "match" (cosine of each row of weights), "grad_dot" (dot product), or "lookahead" (real rows are to be solved
+            after a step on the made images, for which no gradients are matched).
         seed: Of images, rows and networks.
         network: Makes a fresh network of `classes` outputs; it draws from torch's global generator, which is seeded for it.
             `convnet` (up to three convolutional blocks of width 32) when None.
@@ -135,7 +136,7 @@ class _Plan:
     density: Density | None
     lam: float
     steps: int
-    loss: Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
+    loss: Teaching
     network: Factory
     real_batch: int
     updates: int
@@ -158,7 +159,7 @@ def _condensed(
             network = plan.network()
         elif plan.inner_steps:
             _learn(network, logits.detach().sigmoid(), per_class, plan)
-        row, gradient = _gradient(plan, network, logits, x, members, per_class, generator)
+        row, gradient = _gradient(plan, network, logits, x, members, generator)
         history.append(row)
         if bool(gradient.isfinite().all()):
             logits.grad = gradient
@@ -175,23 +176,17 @@ def _gradient(
     logits: Tensor,
     x: Tensor,
     members: Sequence[Tensor],
-    per_class: int,
     generator: torch.Generator,
 ) -> tuple[dict[str, float], Tensor]:
-    """Of the whole loss in the logits of the images; classes one at a time, so that memory holds one graph."""
-    classes, found = len(members), 0.0
+    """Of the whole loss in the logits of the images."""
     images = quantised(logits.sigmoid())
     noise = torch.rand(images.shape, generator=generator, dtype=images.dtype) / 256  # as real images have below a level
     leaf = images.detach().requires_grad_()
-    gradient = torch.zeros_like(leaf)
-    for c, rows in enumerate(members):
-        batch = rows[torch.randint(len(rows), (min(plan.real_batch, len(rows)),), generator=generator)]
-        real = gradients(network, x[batch], c, create_graph=False)
-        own = slice(c * per_class, (c + 1) * per_class)
-        made = gradients(network, (leaf + noise)[own], c, create_graph=True)
-        match = plan.loss(made, real)
-        found += float(match.detach()) / classes
-        gradient = gradient + torch.autograd.grad(MATCHING / (1 + plan.lam) * classes * match, leaf)[0]
+    drawn = [
+        x[rows[torch.randint(len(rows), (min(plan.real_batch, len(rows)),), generator=generator)]] for rows in members
+    ]
+    shown = (leaf.detach() + noise).requires_grad_()
+    found, gradient = plan.loss(network, shown, drawn, MATCHING / (1 + plan.lam) * len(members))
     per_value = torch.nan
     if plan.density is not None and plan.lam > 0:
         mean = plan.density.bits(leaf, generator=generator).mean() / leaf[0].numel()

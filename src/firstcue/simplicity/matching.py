@@ -1,4 +1,4 @@
-"""How alike two sets of images teach a network: their gradients, class by class."""
+"""What made images teach a network, beside real ones: gradients class by class, or what is solved after a step."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,10 +7,19 @@ from functools import partial
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 GradientLoss = Callable[[Sequence[Tensor], Sequence[Tensor]], Tensor]
 """`(gradients of the made images, of the real ones) -> scalar`."""
+
+Teaching = Callable[[nn.Module, Tensor, Sequence[Tensor], float], tuple[float, Tensor]]
+"""`(network, made images, real images of each class, weight) -> (mean over classes, gradient of weight times the sum)`.
+
+Made images need gradients and lie class after class, as many of each."""
+
+STRIDE = 0.1
+"""Of the step that `by_look_ahead` takes."""
 
 
 def gradients(network: nn.Module, x: Float[Tensor, "n c h w"], label: int, *, create_graph: bool) -> list[Tensor]:
@@ -51,7 +60,45 @@ def dot_products(made: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
     return total
 
 
-LOSSES: dict[str, GradientLoss] = {"match": row_cosines, "grad_dot": dot_products}
+def by_gradients(loss: GradientLoss) -> Teaching:
+    """Gradients of the made images are to be those of the real ones; one class at a time, so that memory holds one graph."""
+
+    def taught(network: nn.Module, made: Tensor, real: Sequence[Tensor], weight: float) -> tuple[float, Tensor]:
+        found, slope = 0.0, torch.zeros_like(made)
+        for c, (own, x) in enumerate(zip(made.chunk(len(real)), real, strict=True)):
+            wanted = gradients(network, x, c, create_graph=False)
+            match = loss(gradients(network, own, c, create_graph=True), wanted)
+            found += float(match.detach()) / len(real)
+            slope = slope + torch.autograd.grad(weight * match, made)[0]
+        return found, slope
+
+    return taught
+
+
+def by_look_ahead(network: nn.Module, made: Tensor, real: Sequence[Tensor], weight: float) -> tuple[float, Tensor]:
+    """Real images are to be solved after a step of gradient descent on the made ones.
+
+    The number found is their mean cross-entropy after it. Its weight is that of as many cosines as `row_cosines` adds up, so
+    that bits weigh the same beside either.
+    """
+    y = torch.arange(len(real), device=made.device).repeat_interleave(len(made) // len(real))
+    parameters = dict(network.named_parameters())
+    learnt = torch.autograd.grad(cross_entropy(network(made - 0.5), y), list(parameters.values()), create_graph=True)
+    moved = {name: p - STRIDE * g for (name, p), g in zip(parameters.items(), learnt, strict=True)}
+    each = [
+        cross_entropy(functional_call(network, moved, (x - 0.5,)), torch.full((len(x),), c, device=x.device))
+        for c, x in enumerate(real)
+    ]
+    rows = sum(len(p) for p in parameters.values() if p.ndim > 1)
+    (slope,) = torch.autograd.grad(weight * rows * torch.stack(each).sum(), made)
+    return float(torch.stack(each).detach().mean()), slope
+
+
+LOSSES: dict[str, Teaching] = {
+    "match": by_gradients(row_cosines),
+    "grad_dot": by_gradients(dot_products),
+    "lookahead": by_look_ahead,
+}
 
 
 class ConvNet(nn.Module):
