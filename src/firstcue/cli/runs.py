@@ -45,9 +45,7 @@ Chosen = Annotated[Backend, typer.Option("--backend", help="What runs the trials
 def reproduce(
     settings: Settings,
     name: Annotated[str, typer.Argument(metavar="list|PAPER|PAPER/CLAIM", help="What to run.")],
-    scale: Annotated[
-        Scale, typer.Option("--scale", help="tiny: a minute or two; small: up to 40 minutes.")
-    ] = Scale.TINY,
+    scale: Annotated[Scale, typer.Option("--scale", help="tiny: a minute or two; small: up to an hour.")] = Scale.TINY,
     seeds: Annotated[
         int | None, typer.Option("--seeds", min=1, help="Number of seeds. [default: the claim's own]")
     ] = None,
