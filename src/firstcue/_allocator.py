@@ -10,12 +10,12 @@ def keep_freed() -> None:
     """Let the C library hold on to up to 62 MiB of what a step of training frees.
 
     glibc returns free memory above a threshold that follows the largest block freed so far, and every page that a step asks
-    for again costs an interruption. One block that is freed untouched takes the threshold to its end. Other libraries, and
-    a glibc whose thresholds the user has set, do as before.
+    for again costs a page fault. One block that is freed untouched takes the threshold to its end. Other libraries, and a
+    glibc whose thresholds the user has set, do as before.
 
     Source:
-        mallopt(3), "dynamic mmap threshold". Measured with `benchmarks/simplicity.py training`: 5,000 such interruptions in
-        a step of `lookahead`, an eighth of its time.
+        mallopt(3), "dynamic mmap threshold". Measured with `benchmarks/simplicity.py training`: 5,000 page faults in a step
+        of `lookahead`, an eighth of its time.
 
     Example:
         >>> keep_freed()
