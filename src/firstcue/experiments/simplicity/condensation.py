@@ -13,7 +13,7 @@ VERSION = 1
 _COMMON = {"size": 16, "networks": 3, "evaluation_steps": 300, "real_batch": 32, "density": "dct"}
 SCALES = {
     "tiny": Scale(
-        minutes=4.0,
+        minutes=1.0,
         settings=_COMMON
         | {"data": ["digits"], "train_rows": 1000, "test_rows": 500, "steps": 60, "per_class": [1], "lams": [0, 100],
            "losses": ["match", "lookahead"]},
