@@ -61,7 +61,11 @@ def dot_products(made: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
 
 
 def by_gradients(loss: GradientLoss) -> Teaching:
-    """Gradients of the made images are to be those of the real ones; one class at a time, so that memory holds one graph."""
+    """Gradients of the made images are to be those of the real ones; one class at a time, so that memory holds one graph.
+
+    Source:
+        Zhao, Mopuri and Bilen (2020), https://arxiv.org/abs/2006.05929.
+    """
 
     def taught(network: nn.Module, made: Tensor, real: Sequence[Tensor], weight: float) -> tuple[float, Tensor]:
         found, slope = 0.0, torch.zeros_like(made)
@@ -76,10 +80,15 @@ def by_gradients(loss: GradientLoss) -> Teaching:
 
 
 def by_look_ahead(network: nn.Module, made: Tensor, real: Sequence[Tensor], weight: float) -> tuple[float, Tensor]:
-    """Real images are to be solved after a step of gradient descent on the made ones.
+    """Real images x_c of each class c are to be solved after a step of gradient descent on the made ones s:
 
-    The number found is their mean cross-entropy after it. Its weight is that of as many cosines as `row_cosines` adds up, so
-    that bits weigh the same beside either.
+        theta' = theta - 0.1 grad CE(f_theta(s), y),   lowered: rows sum_c CE(f_theta'(x_c), c)
+
+    where `rows` counts the cosines that `row_cosines` adds up, so that bits weigh the same beside either. The number found is
+    the mean of CE(f_theta'(x_c), c) over classes.
+
+    Source:
+        The code of https://arxiv.org/abs/2201.05610 has such a loss; step and scale are ours.
     """
     y = torch.arange(len(real), device=made.device).repeat_interleave(len(made) // len(real))
     parameters = dict(network.named_parameters())
